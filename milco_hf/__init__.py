@@ -1,0 +1,41 @@
+"""milco-hf: MILCO, one learned sparse retriever for many languages, for transformers and sentence-transformers."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from transformers import AutoConfig, AutoModel
+
+from milco_hf.modeling import MilcoConfig, MilcoForSparseEncoding, MilcoOutput
+
+if TYPE_CHECKING:
+    from milco_hf.build import build
+    from milco_hf.convert import convert
+    from milco_hf.loading import load
+    from milco_hf.publish import push
+
+__version__ = "0.1.0"
+
+# With these, AutoModel and SparseEncoder open MILCO checkpoints without trust_remote_code.
+AutoConfig.register(MilcoConfig.model_type, MilcoConfig, exist_ok=True)
+AutoModel.register(MilcoConfig, MilcoForSparseEncoding, exist_ok=True)
+
+# Imported when first used: sentence_transformers alone takes seconds.
+_LAZY = {
+    "build": "milco_hf.build",
+    "convert": "milco_hf.convert",
+    "load": "milco_hf.loading",
+    "push": "milco_hf.publish",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # the function replaces the submodule of the same name that importing it puts here
+    value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+    return value
+
+
+__all__ = ["MilcoConfig", "MilcoForSparseEncoding", "MilcoOutput", "build", "convert", "load", "push"]

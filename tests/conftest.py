@@ -1,0 +1,22 @@
+"""Every test is offline; what would reach the Hub fails at once instead of waiting for it."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+import tiny
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """Folder of a tiny random checkpoint; tests must not write into it."""
+    return tiny.checkpoint(tmp_path_factory.mktemp("milco") / "tiny")
