@@ -1,10 +1,11 @@
 """mteb's own SparseEncoder wrapper runs a checkpoint on a tiny local task."""
 
 import pytest
-import tiny
 import torch
 from datasets import Dataset
 from sentence_transformers import SparseEncoder
+
+import tiny
 
 mteb = pytest.importorskip("mteb")
 
