@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModel
 from milco_hf.modeling import MilcoConfig, MilcoForSparseEncoding, MilcoOutput
 
 if TYPE_CHECKING:
-    from milco_hf.build import build
-    from milco_hf.convert import convert
+    from milco_hf.building import build
+    from milco_hf.conversion import convert
     from milco_hf.loading import load
     from milco_hf.publish import push
 
@@ -23,8 +23,8 @@ AutoModel.register(MilcoConfig, MilcoForSparseEncoding, exist_ok=True)
 
 # Imported when first used: sentence_transformers alone takes seconds.
 _LAZY = {
-    "build": "milco_hf.build",
-    "convert": "milco_hf.convert",
+    "build": "milco_hf.building",
+    "convert": "milco_hf.conversion",
     "load": "milco_hf.loading",
     "push": "milco_hf.publish",
 }
@@ -33,7 +33,6 @@ _LAZY = {
 def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # the function replaces the submodule of the same name that importing it puts here
     value = globals()[name] = getattr(import_module(_LAZY[name]), name)
     return value
 

@@ -45,7 +45,7 @@ class MilcoConfig(PreTrainedConfig):
         pivot_norm_eps: Epsilon of the head's LayerNorm.
         pivot_norm_bias: Whether that LayerNorm has a bias (ModernBERT's has none).
         pivot_transform_bias: Whether the head's dense layer has a bias (ModernBERT's has none).
-        connector_act: Activation of the connector; "gelu" in the paper, "linear" in the research release.
+        connector_act: Activation of the connector, "gelu" in the paper and in the research release.
         echo: Whether the source view exists at all.
         echo_source: Where [ECHO] reads: "pivot", an additional row of the decoder (the paper), or "encoder", a linear
             layer on the encoder's hidden states times a learned scale (the research release).
