@@ -1,0 +1,5 @@
+"""The `milco` command."""
+
+from milco_hf.cli.main import main
+
+__all__ = ["main"]

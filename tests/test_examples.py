@@ -1,0 +1,68 @@
+"""The examples run as they stand, on a tiny checkpoint."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+
+from milco_hf import load
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+RELEASE = Path(__file__).parent / "data" / "research-checkpoint"
+
+
+def example(name: str):
+    """An example as a module."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_is_tested():
+    tested = {
+        "encode_and_decode",
+        "cross_lingual_search",
+        "train_with_sparse_encoder_trainer",
+        "convert_release",
+    }
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
+
+
+def test_encode_and_decode(checkpoint, capsys):
+    example("encode_and_decode").main(["--model", str(checkpoint)])
+    text = capsys.readouterr().out
+    assert "en: " in text
+    assert "Nani aliandika" in text
+    assert "dimensions are active" in text
+
+
+def test_cross_lingual_search(checkpoint, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("quiet old city\n\nКто написал эту книгу?\n本\n", encoding="utf-8")
+    command = ["--model", str(checkpoint), "--texts", str(tmp_path / "texts.txt"), "quiet old city"]
+    example("cross_lingual_search").main(command)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "quiet old city"
+    assert len(lines) == 1 + 2 * 3
+    example("cross_lingual_search").main(["--model", str(checkpoint), "--count", "2"])
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2 * 2
+
+
+@pytest.mark.slow
+def test_train_with_sparse_encoder_trainer(checkpoint, tmp_path):
+    before = load(checkpoint, device="cpu").encode(["quiet old city"], convert_to_sparse_tensor=False)
+    command = ["--model", str(checkpoint), "--output", str(tmp_path / "trained"), "--steps", "3", "--batch-size", "4"]
+    example("train_with_sparse_encoder_trainer").main([*command, "--learning-rate", "1e-3"])
+    after = load(tmp_path / "trained", device="cpu").encode(["quiet old city"], convert_to_sparse_tensor=False)
+    assert before.shape == after.shape
+    assert (before - after).abs().max() > 1e-4
+
+
+def test_convert_release(tmp_path, capsys):
+    released = Path(shutil.copytree(RELEASE, tmp_path / "release"), "released")
+    example("convert_release").main([str(released), "--output", str(tmp_path / "converted")])
+    assert "m_" in capsys.readouterr().out
+    assert (tmp_path / "converted" / "model.safetensors").is_file()
