@@ -140,9 +140,7 @@ def test_places_are_looked_for_in_beside_and_here(tmp_path, monkeypatch):
         shutil.copytree(RESEARCH / name, inside / name)
     convert(inside, tmp_path / "milco-inside")
     elsewhere = release(tmp_path / "two" / "released")
-    with pytest.raises(
-        FileNotFoundError, match=r"'multilingual-encoder' as its multilingual_encoder.*--encoder"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"'multilingual-encoder' as its multilingual_encoder.*--encoder"):
         convert(elsewhere, tmp_path / "milco-here")
     monkeypatch.chdir(RESEARCH)
     convert(elsewhere, tmp_path / "milco-here")

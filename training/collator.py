@@ -1,0 +1,53 @@
+"""One batch of both sides' texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+
+class PairCollator:
+    """Tokenises the texts of both sides together, so that the model runs once over them.
+
+    The other sides come first, then the English sides of those pairs that use them. The batch holds
+
+    - ``input_ids``, ``attention_mask`` [B, n]: B texts;
+    - ``target_rows`` [B]: which of the P pairs a text belongs to;
+    - ``is_english`` [B]: which side it is;
+    - ``english_texts``: the P English texts, which the teacher reads.
+
+    Args:
+        tokenizer: the student's tokenizer.
+        max_length: texts are cut to this many tokens.
+        pad_to_multiple_of: widths are rounded up to a multiple of it (8 suits tensor cores).
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int, pad_to_multiple_of: int | None = None
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.pad_to_multiple_of = pad_to_multiple_of
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        """Make a batch of pairs, as `PairDataset` gives them."""
+        english_rows = [row for row, item in enumerate(items) if item["with_english"]]
+        texts = [item["other"] for item in items] + [items[row]["english"] for row in english_rows]
+        batch = self.tokenizer(
+            texts,
+            padding=True,
+            truncation=True,
+            max_length=self.max_length,
+            pad_to_multiple_of=self.pad_to_multiple_of,
+            return_token_type_ids=False,
+            return_tensors="pt",
+        )
+        return {
+            "input_ids": batch["input_ids"],
+            "attention_mask": batch["attention_mask"],
+            "target_rows": torch.tensor([*range(len(items)), *english_rows]),
+            "is_english": torch.arange(len(texts)) >= len(items),
+            "english_texts": [item["english"] for item in items],
+        }

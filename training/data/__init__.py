@@ -1,0 +1,1 @@
+"""Parallel text: reading it, mixing it, and cutting it into batches."""

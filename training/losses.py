@@ -1,0 +1,103 @@
+"""SAP's loss on sparse teacher targets, and what is logged of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from milco_hf.training.teachers.targets import SparseTargets
+
+Normalize = Literal["union", "teacher"]
+NORMALIZE = ("union", "teacher")
+
+
+@dataclass
+class AlignmentTerms:
+    """The parts of SAP's loss for B texts, each [B] in fp32.
+
+    Attributes:
+        smse: SMSE of each text.
+        l1: sum of the text's pivot view, LogSat of its pooled logits.
+        active: number of its active English terms (no gradient).
+    """
+
+    smse: Tensor
+    l1: Tensor
+    active: Tensor
+
+
+def alignment_terms(
+    student: Tensor, targets: SparseTargets, target_rows: Tensor, normalize: Normalize = "union"
+) -> AlignmentTerms:
+    """SMSE and L1 of each text against sparse targets.
+
+    Only the coordinates where the student or the teacher is positive matter, a percent of the vocabulary once training
+    runs. They are gathered, and everything else happens on them; no other tensor of the logits' size is made, forward
+    or backward, than their gradient. Gives what `milco_hf.modeling.alignment_loss.smse` gives on dense targets.
+
+    Args:
+        student: pooled logits before LogSat, [B, V].
+        targets: teacher logits of P texts over V terms; unlisted ones are zero.
+        target_rows: which target each text has, [B], values below P.
+        normalize: divide by the size of the union of positives, or by the teacher's own number of positives.
+
+    Raises:
+        ValueError: the widths differ, or normalize is unknown.
+    """
+    if normalize not in NORMALIZE:
+        raise ValueError(f"normalize must be one of {NORMALIZE}, got {normalize!r}.")
+    batch, width = student.shape
+    if width != targets.width:
+        raise ValueError(f"The student has {width} English terms, its teacher's targets {targets.width}.")
+    student = student.float()
+    rows, columns, values = targets.expand(target_rows)  # [M]: entries of all B texts
+    places = rows * width + columns
+    with torch.no_grad():
+        active = student > 0  # [B, V]
+        counts = active.sum(dim=1)  # [B]
+        union = active.view(-1).clone()
+        union[places] = True
+        entries = union.nonzero().squeeze(1)  # [K], sorted
+        of_text = torch.div(entries, width, rounding_mode="floor")
+        wanted = student.new_zeros(len(entries))
+        wanted[torch.searchsorted(entries, places)] = values.to(student.dtype)
+        sizes = torch.bincount(of_text, minlength=batch)
+        if normalize == "teacher":
+            positive = (values > 0).to(sizes.dtype)
+            sizes = sizes.new_zeros(batch).index_add_(0, rows, positive)
+    found = student.reshape(-1).index_select(0, entries)  # [K]
+    zeros = student.new_zeros(batch)
+    squares = zeros.index_add(0, of_text, (found - wanted).square())
+    masses = zeros.index_add(0, of_text, torch.log1p(torch.relu(found)))
+    return AlignmentTerms(squares / sizes.clamp(min=1), masses, counts)
+
+
+def dense_alignment_terms(
+    student: Tensor, teacher: Tensor, target_rows: Tensor, normalize: Normalize = "union"
+) -> AlignmentTerms:
+    """SMSE and L1 of each text against dense teacher logits, negative ones included.
+
+    Args:
+        student: pooled logits before LogSat, [B, V].
+        teacher: the teacher's pooled logits, [P, V].
+        target_rows: which target each text has, [B].
+        normalize: as in `alignment_terms`.
+    """
+    from milco_hf.modeling.alignment_loss import smse
+
+    if student.shape[1] != teacher.shape[1]:
+        raise ValueError(f"The student has {student.shape[1]} English terms, its teacher {teacher.shape[1]}.")
+    student = student.float()
+    losses = smse(student, teacher.float()[target_rows], normalize=normalize)
+    masses = torch.log1p(torch.relu(student)).sum(dim=1)
+    return AlignmentTerms(losses, masses, (student > 0).sum(dim=1))
+
+
+def l1_weight_at(step: int, weight: float, warmup_steps: int) -> float:
+    """Weight of L1 at an optimizer step: rises with the square of the step until the warm-up ends, as SPLADE's does."""
+    if warmup_steps <= 0 or step >= warmup_steps:
+        return weight
+    return weight * (step / warmup_steps) ** 2

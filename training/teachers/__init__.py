@@ -1,0 +1,1 @@
+"""English sparse teachers: frozen, outside the saved model, and their vectors kept on disk."""
