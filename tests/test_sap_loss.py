@@ -17,14 +17,19 @@ def logits_and_targets(texts=7, pairs=4, width=50):
     return student, teacher, torch.randint(0, pairs, (texts,), generator=generator)
 
 
+@pytest.mark.parametrize("extra_weight", [1.0, 0.1])
 @pytest.mark.parametrize("normalize", ["union", "teacher"])
-def test_sparse_loss_and_gradient_match_the_dense_ones(normalize):
+def test_sparse_loss_and_gradient_match_the_dense_ones(normalize, extra_weight):
     student, teacher, rows = logits_and_targets()
     rows[2], rows[3] = 1, 1
     dense, sparse = student.clone().requires_grad_(), student.clone().requires_grad_()
-    expected = smse(dense, teacher[rows], normalize) + 0.3 * log_sat(dense).sum(dim=1)
-    terms = alignment_terms(sparse, SparseTargets.from_dense(teacher), rows, normalize)
-    found = terms.smse + 0.3 * terms.l1
+    expected = smse(dense, teacher[rows], normalize, extra_weight) + 0.3 * log_sat(dense).sum(dim=1)
+    # √(x² + ε) as the loss has it: a text without any active term would have no slope otherwise
+    lengths = (log_sat(dense).square().sum(1) + 1e-12).sqrt() - log_sat(teacher[rows]).norm(dim=1)
+    expected = expected + 0.7 * lengths.square()
+    terms = alignment_terms(sparse, SparseTargets.from_dense(teacher), rows, normalize, extra_weight)
+    torch.testing.assert_close(terms.norm, lengths.square())
+    found = terms.smse + 0.3 * terms.l1 + 0.7 * terms.norm
     torch.testing.assert_close(found, expected)
     weights = torch.arange(1.0, len(rows) + 1)
     (expected * weights).sum().backward()

@@ -184,6 +184,20 @@ class SapArguments(TrainingArguments):
         default="union",
         metadata={"help": "SMSE divides by the positives of either side (union) or by the teacher's own (teacher)."},
     )
+    extra_weight: float = field(
+        default=1.0,
+        metadata={
+            "help": "Weight of SMSE's squares where only the student is active; below 1, unsure translations keep "
+            "more of their weight."
+        },
+    )
+    norm_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of (‖t‖ - ‖t*‖)², t and t* the pivot views of student and teacher: the inner product ranks "
+            "long vectors first, whatever they say. 0 in the paper."
+        },
+    )
     l1_weight: float = field(default=0.0, metadata={"help": "Weight of L1 on the pivot view: mean over texts of Σ|t|."})
     l1_warmup_steps: float = field(
         default=0.0,
@@ -237,8 +251,9 @@ class SapArguments(TrainingArguments):
         if self.report_to == "tensorboard" and not _has_tensorboard():
             self.report_to = "none"
         super().__post_init__()
-        if self.l1_weight < 0:
-            raise ValueError(f"l1_weight must not be negative, got {self.l1_weight}.")
+        for name in ("extra_weight", "norm_weight", "l1_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise ValueError(f"max_minutes must be positive, got {self.max_minutes}.")
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:

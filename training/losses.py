@@ -22,15 +22,21 @@ class AlignmentTerms:
         smse: SMSE of each text.
         l1: sum of the text's pivot view, LogSat of its pooled logits.
         active: number of its active English terms (no gradient).
+        norm: squared difference between the Euclidean lengths of the text's pivot view and of its teacher's.
     """
 
     smse: Tensor
     l1: Tensor
     active: Tensor
+    norm: Tensor
 
 
 def alignment_terms(
-    student: Tensor, targets: SparseTargets, target_rows: Tensor, normalize: Normalize = "union"
+    student: Tensor,
+    targets: SparseTargets,
+    target_rows: Tensor,
+    normalize: Normalize = "union",
+    extra_weight: float = 1.0,
 ) -> AlignmentTerms:
     """SMSE and L1 of each text against sparse targets.
 
@@ -43,6 +49,7 @@ def alignment_terms(
         targets: teacher logits of P texts over V terms; unlisted ones are zero.
         target_rows: which target each text has, [B], values below P.
         normalize: divide by the size of the union of positives, or by the teacher's own number of positives.
+        extra_weight: weight of the squares of terms that only the student has active.
 
     Raises:
         ValueError: the widths differ, or normalize is unknown.
@@ -70,13 +77,23 @@ def alignment_terms(
             sizes = sizes.new_zeros(batch).index_add_(0, rows, positive)
     found = student.reshape(-1).index_select(0, entries)  # [K]
     zeros = student.new_zeros(batch)
-    squares = zeros.index_add(0, of_text, (found - wanted).square())
-    masses = zeros.index_add(0, of_text, torch.log1p(torch.relu(found)))
-    return AlignmentTerms(squares / sizes.clamp(min=1), masses, counts)
+    errors = (found - wanted).square()
+    if extra_weight != 1.0:
+        errors = torch.where(wanted > 0, errors, extra_weight * errors)
+    squares = zeros.index_add(0, of_text, errors)
+    view = torch.log1p(torch.relu(found))  # of the terms that count; elsewhere it is zero
+    masses = zeros.index_add(0, of_text, view)
+    taught = torch.log1p(torch.relu(wanted))
+    norms = _length(zeros.index_add(0, of_text, view.square())) - _length(zeros.index_add(0, of_text, taught.square()))
+    return AlignmentTerms(squares / sizes.clamp(min=1), masses, counts, norms.square())
 
 
 def dense_alignment_terms(
-    student: Tensor, teacher: Tensor, target_rows: Tensor, normalize: Normalize = "union"
+    student: Tensor,
+    teacher: Tensor,
+    target_rows: Tensor,
+    normalize: Normalize = "union",
+    extra_weight: float = 1.0,
 ) -> AlignmentTerms:
     """SMSE and L1 of each text against dense teacher logits, negative ones included.
 
@@ -85,15 +102,23 @@ def dense_alignment_terms(
         teacher: the teacher's pooled logits, [P, V].
         target_rows: which target each text has, [B].
         normalize: as in `alignment_terms`.
+        extra_weight: as in `alignment_terms`.
     """
     from milco_hf.modeling.alignment_loss import smse
 
     if student.shape[1] != teacher.shape[1]:
         raise ValueError(f"The student has {student.shape[1]} English terms, its teacher {teacher.shape[1]}.")
     student = student.float()
-    losses = smse(student, teacher.float()[target_rows], normalize=normalize)
-    masses = torch.log1p(torch.relu(student)).sum(dim=1)
-    return AlignmentTerms(losses, masses, (student > 0).sum(dim=1))
+    teacher = teacher.float()[target_rows]
+    losses = smse(student, teacher, normalize, extra_weight)
+    view, taught = torch.log1p(torch.relu(student)), torch.log1p(torch.relu(teacher))
+    norms = _length(view.square().sum(dim=1)) - _length(taught.square().sum(dim=1))
+    return AlignmentTerms(losses, view.sum(dim=1), (student > 0).sum(dim=1), norms.square())
+
+
+def _length(squares: Tensor) -> Tensor:
+    """Square root with a finite slope at zero, for texts without any active term."""
+    return torch.sqrt(squares + 1e-12)
 
 
 def l1_weight_at(step: int, weight: float, warmup_steps: int) -> float:

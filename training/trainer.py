@@ -25,7 +25,7 @@ from milco_hf.training.time_limit import Clock, timed_schedule
 
 logger = logging.getLogger(__name__)
 
-TOTALS = ("texts", "english_texts", "smse", "l1", "active", "active_english", "empty")
+TOTALS = ("texts", "english_texts", "smse", "norm", "l1", "active", "active_english", "empty")
 WARNING_INTERVAL = 200
 
 
@@ -141,7 +141,7 @@ class SapTrainer(Trainer):
         """This micro-batch's part of the step's loss, times the number of processes, whose gradients DDP averages."""
         terms, outputs = self.alignment(model, inputs)
         self._count(terms, inputs["is_english"])
-        losses = terms.smse + self.l1_weight * terms.l1  # [B]
+        losses = terms.smse + self.l1_weight * terms.l1 + self.args.norm_weight * terms.norm  # [B]
         texts = len(losses) if num_items_in_batch is None else num_items_in_batch
         loss = losses.sum() * self.args.world_size / texts
         return (loss, outputs) if return_outputs else loss
@@ -155,11 +155,12 @@ class SapTrainer(Trainer):
             source_view=False,
         )
         logits, rows = outputs.pivot_logits, inputs["target_rows"]
+        shape = self.args.normalize, self.args.extra_weight
         if self.dense_targets:
             teacher = self.teacher.logits(inputs["english_texts"])  # type: ignore[attr-defined]
-            return dense_alignment_terms(logits, teacher.to(logits.device), rows, self.args.normalize), outputs
+            return dense_alignment_terms(logits, teacher.to(logits.device), rows, *shape), outputs
         targets = self.teacher.targets(inputs["english_texts"]).to(logits.device)
-        return alignment_terms(logits, targets, rows, self.args.normalize), outputs
+        return alignment_terms(logits, targets, rows, *shape), outputs
 
     @property
     def l1_weight(self) -> float:
@@ -237,6 +238,7 @@ class SapTrainer(Trainer):
                     active.new_tensor(len(active)),
                     is_english.sum().double(),
                     terms.smse.detach().double().sum(),
+                    terms.norm.detach().double().sum(),
                     terms.l1.detach().double().sum(),
                     active.sum(),
                     (active * is_english).sum(),
@@ -262,6 +264,7 @@ class SapTrainer(Trainer):
         texts, english = max(1.0, sums["texts"]), sums["english_texts"]
         return {
             "smse": sums["smse"] / texts,
+            "norm": sums["norm"] / texts,
             "l1": sums["l1"] / texts,
             "l1_weight": self.l1_weight,
             "active_dims": sums["active"] / texts,

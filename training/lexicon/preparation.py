@@ -62,7 +62,7 @@ class PreparationSettings:
     slope: float = 0.25
     stop_below: float = 2.5
     lexicon_scale: float = 0.35
-    fit_rounds: int = 10
+    fit_rounds: int = 14
     echo_bias: float = 0.02
     seed: int = 0
 

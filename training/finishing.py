@@ -1,0 +1,62 @@
+"""What is done once to trained weights before they are shipped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from milco_hf.model_card import render_card
+from milco_hf.modeling import MilcoForSparseEncoding
+
+DTYPES = ("float16", "bfloat16", "float32")
+
+
+def finish(
+    checkpoint: str | Path,
+    output: str | Path,
+    dtype: str = "float16",
+    bias_shift: float = 0.0,
+    card: str | Path | None = None,
+) -> dict[str, float | str]:
+    """Write a checkpoint's final form.
+
+    The weights are stored in half precision, and config.json asks for float32: they are small to ship, and compute as
+    they did in training wherever they are loaded with the default dtype.
+
+    Args:
+        checkpoint: folder of the trained checkpoint, with its tokenizer.
+        output: folder to write.
+        dtype: of the stored weights.
+        bias_shift: added to the decoder's bias of every English term. A negative one takes away terms that hardly
+            count, where training left many of them just above zero.
+        card: YAML or JSON file for the model card, see `milco_hf.model_card.CardDetails`.
+
+    Returns:
+        Parameters in millions, megabytes of safetensors, and the folder.
+
+    Raises:
+        ValueError: the dtype is unknown, or a weight does not fit in it.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}.")
+    output = Path(output)
+    model = MilcoForSparseEncoding.from_pretrained(checkpoint, dtype=torch.float32)
+    with torch.no_grad():
+        model.head.decoder.bias[: model.config.pivot_vocab_size] += bias_shift
+    model.save_pretrained(output)
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(output)
+    weights = output / "model.safetensors"
+    stored = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(weights).items()}
+    lost = [name for name, tensor in stored.items() if not torch.isfinite(tensor).all()]
+    if lost:
+        raise ValueError(f"{dtype} cannot hold the weights of {lost[:5]}; choose bfloat16 or float32.")
+    save_file(stored, weights, metadata={"format": "pt"})
+    config = json.loads((output / "config.json").read_text(encoding="utf-8"))
+    (output / "README.md").write_text(str(render_card(output.name, config, card)), encoding="utf-8")
+    parameters = sum(tensor.numel() for tensor in stored.values())
+    size = weights.stat().st_size
+    return {"parameters_in_millions": parameters / 1e6, "megabytes": size / 1e6, "folder": str(output)}
