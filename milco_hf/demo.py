@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 TEXTS = Path(__file__).parent / "bundled" / "demo_texts.jsonl"
 
-SENTENCE = "Scientists discovered a new planet last year."
+SENTENCE = "The music of this city is very beautiful."
 TRANSLATIONS = {
-    "Spanish": "Los científicos descubrieron un nuevo planeta el año pasado.",
-    "Russian": "Учёные открыли новую планету в прошлом году.",
-    "Arabic": "اكتشف العلماء كوكبا جديدا العام الماضي.",
-    "Hindi": "वैज्ञानिकों ने पिछले साल एक नया ग्रह खोजा।",
-    "Chinese": "科学家去年发现了一颗新行星。",
-    "Japanese": "科学者たちは昨年、新しい惑星を発見した。",
+    "Spanish": "La música de esta ciudad es muy hermosa.",
+    "Russian": "Музыка этого города очень красива.",
+    "Arabic": "موسيقى هذه المدينة جميلة جدا.",
+    "Hindi": "इस शहर का संगीत बहुत सुंदर है।",
+    "Chinese": "这座城市的音乐很美。",
+    "Japanese": "この町の音楽はとても美しい。",
 }
 # (language, query, what it says): written for this demo, so that no query is a translation of a text it searches
 QUERIES = (
-    ("de", "Regen und Sturm an der Küste", "rain and storm on the coast"),
     ("ja", "子どもたちが海辺で遊ぶ", "children play at the seaside"),
-    ("ru", "новое лекарство от рака", "a new medicine against cancer"),
+    ("de", "Krankheit durch ein Virus", "illness from a virus"),
     ("es", "virus que vienen de los murciélagos", "viruses that come from bats"),
-    ("sw", "vitabu vya zamani katika maktaba", "old books in the library"),
+    ("sw", "daktari wa hospitali", "doctor of the hospital"),
+    ("ru", "врачи лечат пациентов в больнице", "doctors treat patients in the hospital"),
     ("en", "solar power is expensive", "solar power is expensive"),
 )
 
@@ -207,12 +207,12 @@ def _show_hits(console: Console, language: str, query: str, gloss: str, hits: li
         console.print("    nothing found\n", highlight=False)
         return
     for hit in hits:
-        matches = ", ".join(f"{name.removeprefix('en: ')} {weight:.1f}" for name, weight in hit.matches)
+        matches = ", ".join(f"{name.removeprefix('en: ')} {weight:.2f}" for name, weight in hit.matches)
         table = Table.grid(padding=(0, 2, 0, 0))
         table.add_column(width=5, justify="right")
         table.add_column(width=2)
         table.add_column(overflow="fold")
-        table.add_row(f"{hit.score:.1f}", f"[cyan]{hit.text.language}[/cyan]", escape(hit.text.text))
+        table.add_row(f"{hit.score:.2f}", f"[cyan]{hit.text.language}[/cyan]", escape(hit.text.text))
         table.add_row("", "", f"[dim]{escape(hit.text.english)}[/dim]")
         table.add_row("", "", f"[dim italic]matched: {escape(matches)}[/dim italic]")
         console.print(table, highlight=False)

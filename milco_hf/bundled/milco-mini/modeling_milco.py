@@ -1,0 +1,271 @@
+"""MilcoForSparseEncoding: encoder → connector → LexEcho head → one vector over English terms and source tokens."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import MODEL_MAPPING, AutoModel, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.utils import ModelOutput
+
+from .alignment_loss import smse
+from .configuration_milco import MilcoConfig
+from .lexecho_head import log_sat, pooled_logits
+from .text_encoding import TextEncodingMixin
+
+
+@dataclass
+class MilcoOutput(ModelOutput):
+    """What [`MilcoForSparseEncoding`] returns.
+
+    Args:
+        loss: SMSE against `labels`, averaged over texts; only where labels were given.
+        embeddings: Pivot view and source view side by side, shape [batch, V_e + V_s], fp32.
+        pivot_logits: Pooled English logits t̃, before LogSat, shape [batch, V_e], fp32.
+        pivot_view: English weights t = LogSat(t̃), shape [batch, V_e], fp32.
+        source_weights: Weight w_i of each source token, shape [batch, tokens], fp32; 0 where a token does not echo.
+        hidden_states: The encoder's, if asked for.
+        attentions: The encoder's, if asked for.
+    """
+
+    loss: Tensor | None = None
+    embeddings: Tensor | None = None
+    pivot_logits: Tensor | None = None
+    pivot_view: Tensor | None = None
+    source_weights: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class Connector(nn.Module):
+    """φ(H) = act(Linear(H)): the encoder's space into the English head's (paper, section 3.1)."""
+
+    def __init__(self, config: MilcoConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.pivot_hidden_size)
+        self.activation = ACT2FN[config.connector_act]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.activation(self.dense(hidden))  # [batch, tokens, d_e]
+
+
+class LexEchoDecoder(nn.Linear):
+    """Rows of the English vocabulary and, where the head holds it, one last row for [ECHO]."""
+
+    def __init__(self, config: MilcoConfig):
+        super().__init__(config.pivot_hidden_size, config.decoder_rows)
+        self.echo_row = config.decoder_rows > config.pivot_vocab_size
+
+
+class LexEchoHead(nn.Module):
+    """The English MLM head: its own transform Z = LayerNorm(act(Linear(φ(H)))), then the LexEcho decoder."""
+
+    def __init__(self, config: MilcoConfig):
+        super().__init__()
+        width = config.pivot_hidden_size
+        self.dense = nn.Linear(width, width, bias=config.pivot_transform_bias)
+        self.activation = ACT2FN[config.pivot_hidden_act]
+        self.norm = nn.LayerNorm(width, eps=config.pivot_norm_eps, bias=config.pivot_norm_bias)
+        self.decoder = LexEchoDecoder(config)
+        self.pivot_vocab_size = config.pivot_vocab_size
+        self.chunk_elements = config.head_chunk_elements
+
+    def forward(self, connected: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Returns pooled English logits [batch, V_e] and, where the decoder has the row, [ECHO]'s [batch, tokens]."""
+        transformed = self.norm(self.activation(self.dense(connected)))  # [batch, tokens, d_e]
+        weight, bias, terms = self.decoder.weight, self.decoder.bias, self.pivot_vocab_size
+        pooled = pooled_logits(transformed, weight[:terms], bias[:terms], mask, self.chunk_elements)
+        if not self.decoder.echo_row:
+            return pooled, None
+        return pooled, nn.functional.linear(transformed, weight[terms:], bias[terms:]).squeeze(-1)
+
+
+class EncoderEcho(nn.Module):
+    """[ECHO] as the research release has it: a linear layer on H, whose activation is multiplied by a learned scale."""
+
+    def __init__(self, config: MilcoConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, 1)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.dense(hidden).squeeze(-1)  # [batch, tokens]
+
+
+class MilcoPreTrainedModel(PreTrainedModel):
+    """What transformers needs to know to load, place and initialise MILCO models."""
+
+    config_class = MilcoConfig
+    base_model_prefix = "milco"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # `forward` returns a mean over texts, so Trainer must not divide it by a count of its own
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, LexEchoDecoder) and module.echo_row and _is_new(module.bias):
+            module.bias[-1] = self.config.echo_bias_init
+        if isinstance(module, EncoderEcho):
+            if _is_new(module.scale):
+                module.scale.fill_(1.0)
+            if _is_new(module.dense.bias):
+                module.dense.bias.fill_(self.config.echo_bias_init)
+
+
+class MilcoForSparseEncoding(TextEncodingMixin, MilcoPreTrainedModel):
+    """MILCO, one learned sparse retriever for many languages (Nguyen et al., ICLR 2026, arXiv 2510.00671).
+
+    score(q, d) = ⟨t_q, t_d⟩ + ⟨s_q, s_d⟩ is the inner product of two `embeddings`: English weights t (the pivot view)
+    in the first V_e dimensions, weights s of echoed source tokens (the source view) in the other V_s.
+    """
+
+    def __init__(self, config: MilcoConfig):
+        super().__init__(config)
+        self.encoder = _encoder_without_pooler(config)
+        self.connector = Connector(config)
+        self.head = LexEchoHead(config)
+        self.echo = EncoderEcho(config) if config.echo and config.echo_source == "encoder" else None
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The encoder's token embeddings, [V_s, d_L]."""
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the encoder's token embeddings."""
+        self.encoder.set_input_embeddings(value)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        language: str | Sequence[str] | None = None,
+        return_embeddings: bool = True,
+        source_view: bool = True,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> MilcoOutput | tuple:
+        """Turns texts into sparse vectors.
+
+        Args:
+            input_ids: Dimensions of the source tokens, so V_e plus the encoder's ids, shape [batch, tokens].
+            attention_mask: Nonzero for real tokens, shape [batch, tokens]; by default all are.
+            token_type_ids: For encoders with token types, shape [batch, tokens].
+            labels: The teacher's pooled logits t̃*, shape [batch, V_e]; with them the output holds the SMSE loss.
+            language: For encoders with language adapters (X-MOD): the texts' language, or one for each.
+            return_embeddings: Whether to build the [batch, V_e + V_s] vectors; alignment needs the logits only.
+            source_view: Whether source tokens echo; without, their dimensions stay 0.
+            return_dict: False for a tuple.
+            **kwargs: Passed to the encoder (`output_hidden_states`, `position_ids`, …).
+
+        Returns:
+            The output of the model; see [`MilcoOutput`].
+
+        Raises:
+            ValueError: `input_ids` holds ids below V_e, made by another tokenizer than the checkpoint's, or `language`
+                is none of the encoder's.
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        input_ids = self._source_ids(input_ids, mask)
+        if token_type_ids is not None and getattr(self.config.encoder_config, "type_vocab_size", 0):
+            kwargs["token_type_ids"] = token_type_ids
+        if language is not None:
+            kwargs["lang_ids"] = self._language_ids(language, input_ids)
+        encoded = self.encoder(
+            input_ids=input_ids - self.config.pivot_vocab_size, attention_mask=mask, return_dict=True, **kwargs
+        )
+        hidden = encoded.last_hidden_state  # [batch, tokens, d_L]
+        pivot_logits, echo_logits = self.head(self.connector(hidden), mask)
+        pivot_view = log_sat(pivot_logits)
+
+        source_weights = None
+        if self.config.echo and source_view:
+            source_weights = self._source_weights(hidden, echo_logits, input_ids, mask)
+        output = MilcoOutput(
+            loss=None if labels is None else smse(pivot_logits, labels).mean(),
+            embeddings=self._embeddings(pivot_view, source_weights, input_ids) if return_embeddings else None,
+            pivot_logits=pivot_logits,
+            pivot_view=pivot_view,
+            source_weights=source_weights,
+            hidden_states=encoded.get("hidden_states"),
+            attentions=encoded.get("attentions"),
+        )
+        as_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if as_dict else output.to_tuple()
+
+    def _source_weights(self, hidden: Tensor, echo_logits: Tensor | None, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """w_i of each token, zero where it is padding or a special token that does not echo: [batch, tokens]."""
+        if echo_logits is None:
+            echo_logits = self.echo(hidden)
+        weights = log_sat(echo_logits) if self.config.echo_activation == "log_sat" else torch.relu(echo_logits.float())
+        if self.echo is not None:
+            weights = weights * self.echo.scale.float()
+        echoing = mask.bool()
+        if not self.config.echo_special_tokens:
+            for special in self.config.special_token_ids:
+                echoing = echoing & (input_ids != special)
+        return weights.masked_fill(~echoing, 0.0)
+
+    def _embeddings(self, pivot_view: Tensor, source_weights: Tensor | None, input_ids: Tensor) -> Tensor:
+        """Both views side by side, equal source tokens summed or their largest taken: [batch, V_e + V_s]."""
+        source = pivot_view.new_zeros((pivot_view.shape[0], self.config.source_vocab_size))
+        if source_weights is not None:
+            tokens = input_ids - self.config.pivot_vocab_size
+            reduce = "sum" if self.config.echo_pooling == "sum" else "amax"
+            source = source.scatter_reduce(1, tokens, source_weights, reduce=reduce, include_self=True)
+        return torch.cat([pivot_view, source], dim=1)
+
+    def _source_ids(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Refuses English terms among the real tokens; padding becomes the encoder's own, whatever it was made with."""
+        terms = self.config.pivot_vocab_size
+        # sentence-transformers joins columns of unequal width with zeros, which are English terms here
+        padding = terms if self.config.pad_token_id is None else self.config.pad_token_id
+        input_ids = input_ids.masked_fill(mask == 0, padding)
+        # Reading a number back from an accelerator makes it wait, so a training step there goes without the check:
+        # its embedding kernel fails on a negative index.
+        if input_ids.is_meta or torch.compiler.is_compiling() or (self.training and input_ids.device.type != "cpu"):
+            return input_ids
+        if input_ids.numel() and (lowest := int(input_ids.min())) < terms:
+            raise ValueError(
+                f"input_ids holds {lowest}, but ids below pivot_vocab_size={terms} are English terms, which no text "
+                "has. Use the checkpoint's own tokenizer, AutoTokenizer.from_pretrained(checkpoint), or add "
+                f"{terms} to the ids of the encoder's tokenizer."
+            )
+        return input_ids
+
+    def _language_ids(self, language: str | Sequence[str], input_ids: Tensor) -> Tensor:
+        """Adapter numbers of the texts' languages, [batch]."""
+        names = [language] * input_ids.shape[0] if isinstance(language, str) else list(language)
+        if len(names) != input_ids.shape[0]:
+            raise ValueError(f"language names {len(names)} languages for {input_ids.shape[0]} texts; give one each.")
+        numbers = [self.config.languages.index(self.config._known_language(name)) for name in names]
+        return torch.tensor(numbers, device=input_ids.device)
+
+
+def _is_new(parameter: nn.Parameter) -> bool:
+    """Whether no checkpoint gave this parameter its values; transformers marks those that one did."""
+    return not getattr(parameter, "_is_hf_initialized", False)
+
+
+def _encoder_without_pooler(config: MilcoConfig) -> PreTrainedModel:
+    """Builds the encoder, without a pooler where the class can leave it out: unused weights break DDP."""
+    encoder_class = MODEL_MAPPING.get(type(config.encoder_config), None)
+    options = {}
+    if encoder_class is not None and "add_pooling_layer" in inspect.signature(encoder_class.__init__).parameters:
+        options["add_pooling_layer"] = False
+    return AutoModel.from_config(config.encoder_config, **options)
+
+
+MilcoForSparseEncoding.register_for_auto_class("AutoModel")
+
+__all__ = ["MilcoForSparseEncoding", "MilcoOutput", "MilcoPreTrainedModel"]
