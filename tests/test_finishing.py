@@ -1,0 +1,48 @@
+"""What is done once to trained weights before they are shipped."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import milco_hf
+import tiny
+from milco_hf import MilcoForSparseEncoding
+from milco_hf.training.finishing import finish
+
+
+def test_half_the_bytes_and_the_same_vectors(checkpoint, tmp_path):
+    report = finish(checkpoint, tmp_path / "tiny-milco")
+    stored = load_file(tmp_path / "tiny-milco" / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    assert report["parameters_in_millions"] * 1e6 == sum(tensor.numel() for tensor in stored.values())
+    shipped, trained = milco_hf.load(tmp_path / "tiny-milco"), milco_hf.load(checkpoint)
+    assert shipped.transformers_model.dtype == torch.float32
+    torch.testing.assert_close(
+        shipped.encode(tiny.TEXTS).to_dense(), trained.encode(tiny.TEXTS).to_dense(), rtol=0.02, atol=0.02
+    )
+    assert "tiny-milco" in (tmp_path / "tiny-milco" / "README.md").read_text()
+
+
+@torch.no_grad()
+def test_the_bias_shift_moves_every_english_logit_and_no_echo(checkpoint, tmp_path):
+    finish(checkpoint, tmp_path, dtype="float32", bias_shift=-0.25)
+    before, after = (
+        MilcoForSparseEncoding.from_pretrained(folder)(**tiny.batch()) for folder in (checkpoint, tmp_path)
+    )
+    torch.testing.assert_close(after.pivot_logits, before.pivot_logits - 0.25, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(after.source_weights, before.source_weights)
+
+
+def test_wrong_dtypes_are_refused(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="dtype must be one of .* got 'int8'"):
+        finish(checkpoint, tmp_path, dtype="int8")
+
+
+def test_weights_that_half_precision_cannot_hold_are_refused(tmp_path):
+    model = tiny.model()
+    with torch.no_grad():
+        model.head.norm.weight[0] = 1e6
+    model.save_pretrained(tmp_path / "large")
+    tiny.tokenizer().save_pretrained(tmp_path / "large")
+    with pytest.raises(ValueError, match=r"float16 cannot hold the weights of \['head.norm.weight'\]"):
+        finish(tmp_path / "large", tmp_path / "out")
