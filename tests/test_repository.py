@@ -124,6 +124,15 @@ def test_modeling_imports_only_its_siblings():
                 assert not any(alias.name.startswith("milco_hf") for alias in node.names), path
 
 
+def test_bundled_checkpoints_carry_the_code_as_it_is():
+    """Copy modeling/*.py into the bundled folder after changing them: that is what trust_remote_code runs."""
+    for config in (ROOT / "milco_hf" / "bundled").glob("*/config.json"):
+        carried = {path.name: path.read_text(encoding="utf-8") for path in config.parent.glob("*.py")}
+        assert "modeling_milco.py" in carried
+        for name, text in carried.items():
+            assert text == (ROOT / "modeling" / name).read_text(encoding="utf-8"), name
+
+
 def test_scripts_and_library_resolve_from_anywhere(tmp_path):
     code = "import milco_hf.modeling.modeling_milco, milco_hf.training.losses"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, timeout=120)
