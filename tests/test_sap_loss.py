@@ -49,6 +49,35 @@ def test_dense_terms_keep_negative_teacher_logits(normalize):
     )
 
 
+def by_hand(student, teacher, rows, temperature):
+    """InfoNCE over the targets, text by text: equal targets count once, texts with nothing to find are left out."""
+    losses = []
+    for text, row in enumerate(rows.tolist()):
+        cosines = torch.nn.functional.cosine_similarity(log_sat(student[text])[None], log_sat(teacher), eps=1e-12)
+        others = [p for p in range(len(teacher)) if p == row or not torch.equal(teacher[p], teacher[row])]
+        chances = torch.softmax(cosines[others] / temperature, dim=0)
+        found = -chances[others.index(row)].log()
+        losses.append(found if teacher[row].any() else torch.zeros(()))
+    return torch.stack(losses)
+
+
+def test_contrast_finds_the_own_target_among_the_batchs():
+    student, teacher, rows = logits_and_targets()
+    rows[0] = 1  # nothing to find
+    teacher = torch.cat([teacher, teacher[:1]])  # the first target twice
+    rows[1] = 4
+    sparse, dense = student.clone().requires_grad_(), student.clone().requires_grad_()
+    found = alignment_terms(sparse, SparseTargets.from_dense(teacher), rows, temperature=0.2).contrast
+    also = dense_alignment_terms(dense, teacher, rows, temperature=0.2).contrast
+    torch.testing.assert_close(found, also)
+    torch.testing.assert_close(found, by_hand(student, teacher, rows, 0.2))
+    found.sum().backward()
+    also.sum().backward()
+    torch.testing.assert_close(sparse.grad, dense.grad)
+    assert sparse.grad.abs().sum() > 0
+    assert not alignment_terms(student, SparseTargets.from_dense(teacher), rows).contrast.any()
+
+
 def test_half_precision_logits_are_scored_in_fp32():
     student, teacher, rows = logits_and_targets()
     terms = alignment_terms(student.bfloat16(), SparseTargets.from_dense(teacher), rows)

@@ -5,6 +5,7 @@ from transformers import AutoModel
 import helpers_training as h
 import tiny
 from milco_hf.modeling.alignment_loss import smse
+from milco_hf.training.losses import alignment_terms
 from milco_hf.training.trainer import choose_trained
 
 
@@ -46,6 +47,21 @@ def test_loss_is_the_mean_over_the_texts_of_a_batch(places, tmp_path):
     assert entry["loss"] == pytest.approx(expected.item(), rel=1e-4)
     assert entry["smse"] + 0.5 * entry["l1"] == pytest.approx(expected.item(), rel=1e-4)
     assert entry["active_dims"] == pytest.approx((found.pivot_view > 0).sum(dim=1).double().mean().item())
+
+
+def test_every_part_of_the_loss_counts_with_its_weight(places, tmp_path):
+    flags = ("--max_steps", "1", "--learning_rate", "0", "--l1_weight", "0.5", "--norm_weight", "0.25")
+    trainer = h.train(*places, tmp_path, *flags, "--contrast_weight", "2", "--contrast_temperature", "0.1")
+    entry = trainer.state.log_history[0]
+    parts = entry["smse"] + 0.5 * entry["l1"] + 0.25 * entry["norm"] + 2 * entry["contrast"]
+    assert entry["loss"] == pytest.approx(parts, rel=1e-4)
+    batch = next(iter(trainer.get_train_dataloader()))
+    with torch.no_grad():
+        found = trainer.model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    targets = h.static_teacher().targets(batch["english_texts"])
+    terms = alignment_terms(found.pivot_logits, targets, batch["target_rows"], temperature=0.1)
+    assert entry["contrast"] == pytest.approx(terms.contrast.mean().item(), rel=1e-4)
+    assert entry["contrast"] > 0
 
 
 def test_padding_changes_nothing(places, tmp_path):

@@ -198,6 +198,16 @@ class SapArguments(TrainingArguments):
             "long vectors first, whatever they say. 0 in the paper."
         },
     )
+    contrast_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of InfoNCE between a text's pivot view and the teacher's vectors of its batch, by cosine: "
+            "the own translation against the others of the same batch on this process. 0 in the paper."
+        },
+    )
+    contrast_temperature: float = field(
+        default=0.05, metadata={"help": "What contrast_weight's cosines are divided by."}
+    )
     l1_weight: float = field(default=0.0, metadata={"help": "Weight of L1 on the pivot view: mean over texts of Σ|t|."})
     l1_warmup_steps: float = field(
         default=0.0,
@@ -251,9 +261,11 @@ class SapArguments(TrainingArguments):
         if self.report_to == "tensorboard" and not _has_tensorboard():
             self.report_to = "none"
         super().__post_init__()
-        for name in ("extra_weight", "norm_weight", "l1_weight"):
+        for name in ("extra_weight", "norm_weight", "contrast_weight", "l1_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if not self.contrast_temperature > 0:
+            raise ValueError(f"contrast_temperature must be positive, got {self.contrast_temperature}.")
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise ValueError(f"max_minutes must be positive, got {self.max_minutes}.")
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:

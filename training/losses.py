@@ -23,12 +23,14 @@ class AlignmentTerms:
         l1: sum of the text's pivot view, LogSat of its pooled logits.
         active: number of its active English terms (no gradient).
         norm: squared difference between the Euclidean lengths of the text's pivot view and of its teacher's.
+        contrast: cross-entropy of the text's own target among all targets of its batch; 0 where it was not asked for.
     """
 
     smse: Tensor
     l1: Tensor
     active: Tensor
     norm: Tensor
+    contrast: Tensor
 
 
 def alignment_terms(
@@ -37,6 +39,7 @@ def alignment_terms(
     target_rows: Tensor,
     normalize: Normalize = "union",
     extra_weight: float = 1.0,
+    temperature: float | None = None,
 ) -> AlignmentTerms:
     """SMSE and L1 of each text against sparse targets.
 
@@ -50,6 +53,7 @@ def alignment_terms(
         target_rows: which target each text has, [B], values below P.
         normalize: divide by the size of the union of positives, or by the teacher's own number of positives.
         extra_weight: weight of the squares of terms that only the student has active.
+        temperature: of `contrast`; None leaves it out.
 
     Raises:
         ValueError: the widths differ, or normalize is unknown.
@@ -84,8 +88,40 @@ def alignment_terms(
     view = torch.log1p(torch.relu(found))  # of the terms that count; elsewhere it is zero
     masses = zeros.index_add(0, of_text, view)
     taught = torch.log1p(torch.relu(wanted))
-    norms = _length(zeros.index_add(0, of_text, view.square())) - _length(zeros.index_add(0, of_text, taught.square()))
-    return AlignmentTerms(squares / sizes.clamp(min=1), masses, counts, norms.square())
+    lengths = _length(zeros.index_add(0, of_text, view.square()))
+    norms = lengths - _length(zeros.index_add(0, of_text, taught.square()))
+    contrast = zeros
+    if temperature is not None:
+        known, places = torch.unique(targets.columns, return_inverse=True)  # [U], [M]
+        narrow = SparseTargets(targets.counts, places, targets.values, len(known)).dense()  # [P, U]
+        views = torch.log1p(torch.relu(student.index_select(1, known))) / lengths.unsqueeze(1)  # [B, U]
+        contrast = target_cross_entropy(views, torch.log1p(torch.relu(narrow)), target_rows, temperature)
+    return AlignmentTerms(squares / sizes.clamp(min=1), masses, counts, norms.square(), contrast)
+
+
+def target_cross_entropy(views: Tensor, taught: Tensor, target_rows: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of each text's own target among all targets by cosine, InfoNCE over translations.
+
+    Targets that equal the text's own, pairs with the same English side, are no negatives; a text without any target
+    term costs nothing.
+
+    Args:
+        views: pivot views of unit length over some terms that hold all the targets', [B, U].
+        taught: the targets' pivot views over the same terms, [P, U].
+        target_rows: which target each text has, [B].
+        temperature: divides the cosines.
+
+    Returns:
+        One loss a text, [B].
+    """
+    taught = torch.nn.functional.normalize(taught, dim=1)  # [P, U]
+    scores = views @ taught.T / temperature  # [B, P]
+    same = (taught @ taught.T)[target_rows] > 1 - 1e-4  # [B, P]
+    own = torch.nn.functional.one_hot(target_rows, len(taught)).bool()
+    losses = torch.nn.functional.cross_entropy(
+        scores.masked_fill(same & ~own, float("-inf")), target_rows, reduction="none"
+    )
+    return losses * (taught > 0).any(dim=1)[target_rows]
 
 
 def dense_alignment_terms(
@@ -94,6 +130,7 @@ def dense_alignment_terms(
     target_rows: Tensor,
     normalize: Normalize = "union",
     extra_weight: float = 1.0,
+    temperature: float | None = None,
 ) -> AlignmentTerms:
     """SMSE and L1 of each text against dense teacher logits, negative ones included.
 
@@ -103,17 +140,21 @@ def dense_alignment_terms(
         target_rows: which target each text has, [B].
         normalize: as in `alignment_terms`.
         extra_weight: as in `alignment_terms`.
+        temperature: as in `alignment_terms`.
     """
     from milco_hf.modeling.alignment_loss import smse
 
     if student.shape[1] != teacher.shape[1]:
         raise ValueError(f"The student has {student.shape[1]} English terms, its teacher {teacher.shape[1]}.")
-    student = student.float()
-    teacher = teacher.float()[target_rows]
-    losses = smse(student, teacher, normalize, extra_weight)
+    student, teacher = student.float(), teacher.float()
+    losses = smse(student, teacher[target_rows], normalize, extra_weight)
     view, taught = torch.log1p(torch.relu(student)), torch.log1p(torch.relu(teacher))
-    norms = _length(view.square().sum(dim=1)) - _length(taught.square().sum(dim=1))
-    return AlignmentTerms(losses, view.sum(dim=1), (student > 0).sum(dim=1), norms.square())
+    lengths = _length(view.square().sum(dim=1))
+    norms = lengths - _length(taught.square().sum(dim=1))[target_rows]
+    contrast = torch.zeros_like(losses)
+    if temperature is not None:
+        contrast = target_cross_entropy(view / lengths.unsqueeze(1), taught, target_rows, temperature)
+    return AlignmentTerms(losses, view.sum(dim=1), (student > 0).sum(dim=1), norms.square(), contrast)
 
 
 def _length(squares: Tensor) -> Tensor:

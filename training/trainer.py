@@ -25,7 +25,7 @@ from milco_hf.training.time_limit import Clock, timed_schedule
 
 logger = logging.getLogger(__name__)
 
-TOTALS = ("texts", "english_texts", "smse", "norm", "l1", "active", "active_english", "empty")
+TOTALS = ("texts", "english_texts", "smse", "norm", "contrast", "l1", "active", "active_english", "empty")
 WARNING_INTERVAL = 200
 
 
@@ -142,6 +142,7 @@ class SapTrainer(Trainer):
         terms, outputs = self.alignment(model, inputs)
         self._count(terms, inputs["is_english"])
         losses = terms.smse + self.l1_weight * terms.l1 + self.args.norm_weight * terms.norm  # [B]
+        losses = losses + self.args.contrast_weight * terms.contrast
         texts = len(losses) if num_items_in_batch is None else num_items_in_batch
         loss = losses.sum() * self.args.world_size / texts
         return (loss, outputs) if return_outputs else loss
@@ -155,7 +156,8 @@ class SapTrainer(Trainer):
             source_view=False,
         )
         logits, rows = outputs.pivot_logits, inputs["target_rows"]
-        shape = self.args.normalize, self.args.extra_weight
+        temperature = self.args.contrast_temperature if self.args.contrast_weight else None
+        shape = self.args.normalize, self.args.extra_weight, temperature
         if self.dense_targets:
             teacher = self.teacher.logits(inputs["english_texts"])  # type: ignore[attr-defined]
             return dense_alignment_terms(logits, teacher.to(logits.device), rows, *shape), outputs
@@ -239,6 +241,7 @@ class SapTrainer(Trainer):
                     is_english.sum().double(),
                     terms.smse.detach().double().sum(),
                     terms.norm.detach().double().sum(),
+                    terms.contrast.detach().double().sum(),
                     terms.l1.detach().double().sum(),
                     active.sum(),
                     (active * is_english).sum(),
@@ -265,6 +268,7 @@ class SapTrainer(Trainer):
         return {
             "smse": sums["smse"] / texts,
             "norm": sums["norm"] / texts,
+            **({"contrast": sums["contrast"] / texts} if self.args.contrast_weight else {}),
             "l1": sums["l1"] / texts,
             "l1_weight": self.l1_weight,
             "active_dims": sums["active"] / texts,
