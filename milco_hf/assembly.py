@@ -17,6 +17,7 @@ import transformers
 from torch import Tensor
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from milco_hf.model_card import CardDetails, render_card
 from milco_hf.modeling import MilcoConfig, MilcoForSparseEncoding
 from milco_hf.vocabulary import one_vocabulary
 
@@ -192,13 +193,19 @@ def _input_names(source: PreTrainedTokenizerBase, encoder_config: PreTrainedConf
     return names
 
 
-def write_checkpoint(model: MilcoForSparseEncoding, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
+def write_checkpoint(
+    model: MilcoForSparseEncoding, tokenizer: PreTrainedTokenizerBase, output: Path, details: CardDetails
+) -> None:
     """Writes the folder of a checkpoint, in place of one that may be there.
+
+    A model card (README.md) and the card.yaml that `milco push` fills it in from again are written where the folder
+    has none: what somebody wrote there stays.
 
     Args:
         model: The model.
         tokenizer: Its tokenizer.
         output: The folder.
+        details: For the model card.
     """
     output.mkdir(parents=True, exist_ok=True)
     for path in output.iterdir():
@@ -206,6 +213,13 @@ def write_checkpoint(model: MilcoForSparseEncoding, tokenizer: PreTrainedTokeniz
             path.unlink()
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
+    if not (output / "README.md").exists() and not (output / "card.yaml").exists():
+        details.to_file(output / "card.yaml")
+        comment = (
+            "Filled in from card.yaml, as `milco push` does again: edit that file, or delete it and edit this one."
+        )
+        card = render_card(output.resolve().name, model.config.to_dict(), details, comment)
+        (output / "README.md").write_text(str(card), encoding="utf-8")
 
 
 def sizes(model: MilcoForSparseEncoding) -> str:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from milco_hf.assembly import assemble, check_output, load_encoder, milco_tokenizer, sizes, write_checkpoint
 from milco_hf.checkpoint_reader import CheckpointFiles
+from milco_hf.model_card import CardDetails
 from milco_hf.modeling import MilcoConfig
 from milco_hf.pivot_heads import pivot_files, read_pivot_head
 
@@ -106,7 +107,8 @@ def build(
     model = assemble(config, loaded, {f"head.{name}": tensor for name, tensor in head.tensors.items()}, seed)
     if connector_init != "normal":
         _start_connector(model.connector.dense.weight, connector_init, seed)
-    write_checkpoint(model, tokenizer, folder)
+    details = CardDetails(encoder=encoder_files.public_name, pivot=mlm_files.public_name)
+    write_checkpoint(model, tokenizer, folder, details)
     logger.info("Built %s: %s", folder, sizes(model))
     return folder
 

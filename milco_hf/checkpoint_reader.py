@@ -55,6 +55,11 @@ class CheckpointFiles:
         return f"{self.source}/{self.subfolder}" if self.subfolder else self.source
 
     @property
+    def public_name(self) -> str:
+        """How a model card may call it: a repository's id, or a folder's own name without where it lies."""
+        return self.folder.resolve().name if self.is_local else self.source
+
+    @property
     def location(self) -> dict[str, Any]:
         """Arguments with which transformers' `from_pretrained` finds the same place."""
         name = str(self.folder) if self.is_local else self.source

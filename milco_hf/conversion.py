@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from milco_hf.assembly import assemble, check_output, load_encoder, milco_tokenizer, sizes, write_checkpoint
 from milco_hf.checkpoint_reader import CheckpointFiles
+from milco_hf.model_card import CardDetails
 from milco_hf.modeling import MilcoConfig
 from milco_hf.pivot_heads import PivotHead, head_layout, pivot_files, take_head
 
@@ -109,7 +110,8 @@ def convert(
     )
     _refuse_left_over([_ENCODER + name for name in left_out if not name.startswith("pooler.")], files)
     model = assemble(config, loaded, tensors)
-    write_checkpoint(model, tokenizer, folder)
+    details = CardDetails(encoder=encoder_files.public_name, pivot=mlm_files.public_name)
+    write_checkpoint(model, tokenizer, folder, details)
     logger.info("Converted %s into %s: %s", files, folder, sizes(model))
     return folder
 

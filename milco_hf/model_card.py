@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -75,19 +75,29 @@ class CardDetails:
         path = Path(path).expanduser()
         text = path.read_text(encoding="utf-8")
         try:
-            values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+            values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text) or {}
         except (json.JSONDecodeError, yaml.YAMLError) as error:
             raise ValueError(f"{path} cannot be read as {path.suffix or 'YAML'}: {error}") from error
         return _of(cls, values, str(path))
 
+    def to_file(self, path: str | Path) -> None:
+        """Write what is set as YAML, for `from_file` and for people who add to it."""
+        values = {name: value for name, value in asdict(self).items() if value}
+        text = "# What the model card says beyond config.json; `milco push` fills in README.md with it.\n"
+        text += yaml.safe_dump(values, allow_unicode=True, sort_keys=False) if values else ""
+        Path(path).write_text(text, encoding="utf-8")
 
-def render_card(repo_id: str, config: dict[str, Any], details: CardDetails | str | Path | None = None) -> ModelCard:
+
+def render_card(
+    repo_id: str, config: dict[str, Any], details: CardDetails | str | Path | None = None, comment: str = ""
+) -> ModelCard:
     """Fill in the template.
 
     Args:
         repo_id: The repository's id, which the examples on the card load.
         config: The checkpoint's config.json as a dictionary.
         details: What the configuration does not know, or a YAML or JSON file with it.
+        comment: Stands above the title, where only those who edit the file see it.
 
     Returns:
         The card; `str(card)` is the content of README.md.
@@ -111,6 +121,7 @@ def render_card(repo_id: str, config: dict[str, Any], details: CardDetails | str
         template_path=str(TEMPLATE),
         repo_id=repo_id,
         name=name,
+        comment=comment,
         details=details,
         sizes=_sizes(config),
         stages=[STAGES.get(stage, stage) for stage in config.get("training_stages") or []],

@@ -34,6 +34,7 @@ import milco_hf
 from helpers_tokenizers import SENTENCES, bpe_tokenizer, unigram_tokenizer, wordpiece_tokenizer
 from milco_hf import MilcoForSparseEncoding
 from milco_hf.building import build
+from milco_hf.model_card import CardDetails
 from milco_hf.vocabulary_check import check_vocabulary
 
 SIZES = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
@@ -416,6 +417,7 @@ def test_memory_is_near_one_copy_of_the_result(tmp_path):
         import re, sys, threading, time
         from pathlib import Path
         from milco_hf.building import build
+from milco_hf.model_card import CardDetails
         own = lambda: int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
         before, most, done = own(), 0, False
         def watch():
@@ -434,3 +436,19 @@ def test_memory_is_near_one_copy_of_the_result(tmp_path):
     command = [sys.executable, "-c", dedent(code), *arguments]
     child = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float(child.stdout) < 1.4
+
+
+def test_the_checkpoint_has_a_model_card_which_push_fills_in_again(tmp_path):
+    save_encoder(tmp_path / "encoder")
+    save_pivot(tmp_path / "pivot")
+    folder = build(tmp_path / "encoder", tmp_path / "pivot", tmp_path / "built")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert 'SparseEncoder("built", trust_remote_code=True)' in card
+    assert "from encoder |" in card
+    assert str(tmp_path) not in card
+    details = CardDetails.from_file(folder / "card.yaml")
+    assert details == CardDetails(encoder="encoder", pivot="pivot")
+
+    (folder / "README.md").write_text("mine", encoding="utf-8")
+    build(tmp_path / "encoder", tmp_path / "pivot", folder, overwrite=True)
+    assert (folder / "README.md").read_text(encoding="utf-8") == "mine"

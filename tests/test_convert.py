@@ -64,6 +64,13 @@ def test_vectors_agree(converted, model):
         torch.testing.assert_close(vectors(converted, [text])[0], expected, rtol=0, atol=1e-5)
 
 
+def test_the_model_card_names_the_parts_without_their_places(converted):
+    card = (converted / "README.md").read_text(encoding="utf-8")
+    assert "from multilingual-encoder |" in card
+    assert str(RESEARCH) not in card
+    assert "(SAP), then sparse contrastive training" in card
+
+
 def test_the_three_ways_of_encoding_agree(converted, model):
     for encoded in (model.encode_text(TEXTS), SparseEncoder(str(converted)).encode(TEXTS)):
         torch.testing.assert_close(encoded.to_dense(), JOINT, rtol=0, atol=1e-5)
