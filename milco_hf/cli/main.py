@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.logging import RichHandler
 
-from milco_hf.cli import build, convert, demo, encode, push
+from milco_hf.cli import build, convert, demo, encode, evaluate, push
 
 EXAMPLES = """\
 examples:
@@ -19,6 +19,8 @@ examples:
       terms of one sentence in six languages, and a search across languages, offline
   milco encode "Кто написал эту книгу?" "Who wrote this book?"
       the weighted terms of each text, one JSON object a line
+  milco evaluate milco-mini --bm25 --data xquad-r/ --setting matrix --output results
+      every language's queries to every language's documents: run files, tables and a heat map
   milco build --encoder BAAI/bge-m3-unsupervised --pivot naver/splade-v3 --output milco-560m
       a fresh MILCO from a multilingual encoder and an English SPLADE, ready for training/sap.py
   milco convert research-checkpoint --output milco-converted
@@ -45,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="store_true", help="print the version and exit")
     verbs = root.add_subparsers(dest="verb", metavar="VERB", title="verbs")
-    for verb in (demo, encode, build, convert, push):
+    for verb in (demo, encode, evaluate, build, convert, push):
         verb.add_parser(verbs, [shared])
     return root
 

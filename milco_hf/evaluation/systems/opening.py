@@ -1,0 +1,167 @@
+"""From what somebody wrote on the command line to a system."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer, SparseEncoder
+from sentence_transformers.util import load_file_path
+
+from milco_hf.evaluation.systems.base import System, VectorSystem
+from milco_hf.evaluation.systems.bm25 import Bm25System
+from milco_hf.evaluation.systems.dense import DenseSystemEncoder, MultiVectorSystemEncoder
+from milco_hf.evaluation.systems.sparse import SparseSystemEncoder
+from milco_hf.loading import bundled_checkpoints, load
+
+BM25 = "bm25"
+_CLASSES = {
+    "SparseEncoder": SparseEncoder,
+    "SentenceTransformer": SentenceTransformer,
+    "MultiVectorEncoder": MultiVectorEncoder,
+}
+_NAMED = re.compile(r"(?P<name>[\w.@+:-]+)=(?P<spec>.+)")
+# Options that only sparse vectors have.
+_SPARSE_ONLY = ("view", "prune", "prune_queries")
+
+
+def open_systems(specs: Iterable[Any], **options: Any) -> list[System]:
+    """Every system, with names that tell them apart.
+
+    Args:
+        specs: See `open_system`.
+        **options: See `open_system`.
+
+    Raises:
+        ValueError: There are none, two have the same name, or options of sparse models find no sparse model.
+    """
+    specs = list(specs)
+    if not specs:
+        raise ValueError("Name at least one model, or bm25.")
+    systems = [open_system(spec, **options) for spec in specs]
+    asked = [name for name in _SPARSE_ONLY if options.get(name) not in (None, "both")]
+    if asked and not any(system.kind == "sparse" for system in systems):
+        raise ValueError(f"{', '.join(asked)}: for sparse models alone, and none of the systems is one.")
+    taken: dict[str, Any] = {}
+    for spec, system in zip(specs, systems):
+        if system.name in taken:
+            raise ValueError(
+                f"Two systems are called {system.name!r} ({taken[system.name]} and {spec}); write NAME=MODEL to "
+                "tell them apart."
+            )
+        taken[system.name] = spec
+    return systems
+
+
+def open_system(
+    spec: Any,
+    *,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    query_length: int | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    **sparse_options: Any,
+) -> System:
+    """One system.
+
+    Args:
+        spec: "bm25"; a bundled checkpoint's name, a folder or a Hub id of a `SparseEncoder`, `SentenceTransformer` or
+            `MultiVectorEncoder`; NAME=MODEL for a name of one's own; such a model itself, or a `System`.
+        batch_size: Texts in a batch.
+        max_length: Documents are cut to so many tokens; None for what the model says.
+        query_length: Queries likewise.
+        dtype: Of the weights, such as "bfloat16"; None for what they are stored in.
+        device: Such as "cuda"; None for the best there is.
+        trust_remote_code: Run code that comes with a model.
+        **sparse_options: `view`, `prune`, `prune_queries` of `SparseSystemEncoder`; other models do without.
+
+    Raises:
+        ValueError: It is none of these, or an option is unknown.
+        FileNotFoundError: There is no such model.
+    """
+    sparse_options = {name: value for name, value in sparse_options.items() if value not in (None, "both")}
+    unknown = set(sparse_options) - set(_SPARSE_ONLY)
+    if unknown:
+        raise ValueError(f"There is no option {', '.join(sorted(unknown))}.")
+    if not isinstance(spec, str | Path | SparseEncoder | SentenceTransformer | MultiVectorEncoder):
+        if hasattr(spec, "index") and hasattr(spec, "fingerprint"):
+            return spec
+        raise ValueError(
+            f"A system is a name, a folder, a sentence-transformers model or a System, got {type(spec).__name__}."
+        )
+    if isinstance(spec, str | Path):
+        name, place = named(str(spec))
+        if place == BM25:
+            return Bm25System(name)
+        model = open_model(place, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    else:
+        name, model = getattr(spec.model_card_data, "model_name", None) or type(spec).__name__, spec
+        name = _short(name)
+    options = {"batch_size": batch_size, "max_length": max_length, "query_length": query_length}
+    if isinstance(model, SparseEncoder):
+        return VectorSystem(SparseSystemEncoder(model, name, **options, **sparse_options))
+    encoder = MultiVectorSystemEncoder if isinstance(model, MultiVectorEncoder) else DenseSystemEncoder
+    return VectorSystem(encoder(model, name, **options))
+
+
+def open_model(
+    place: str, *, dtype: str | None = None, device: str | None = None, trust_remote_code: bool = False
+) -> SparseEncoder | SentenceTransformer | MultiVectorEncoder:
+    """A model of sentence-transformers, of the class that its own configuration names.
+
+    Raises:
+        ValueError: The configuration names another class (a CrossEncoder cannot search).
+        FileNotFoundError: There is no such model.
+    """
+    options: dict[str, Any] = {"device": device}
+    if dtype:
+        options["model_kwargs"] = {"dtype": dtype}
+    folder = Path(place).expanduser()
+    if not folder.is_dir() and place in bundled_checkpoints():
+        return load(place, **options)
+    if folder.is_dir():
+        config = folder / "config.json"
+        if config.is_file() and "milco" in str(json.loads(config.read_text(encoding="utf-8")).get("model_type")):
+            return load(place, **options)
+        place = str(folder)
+    elif place.count("/") > 1 or place.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"There is no model {place!r}: no such folder.")
+    options["trust_remote_code"] = trust_remote_code
+    try:
+        path = load_file_path(place, "config_sentence_transformers.json")
+        stated = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+        kind = stated.get("model_type", "SentenceTransformer")
+        if kind not in _CLASSES:
+            raise ValueError(f"{place} is a {kind}; a system is one of {', '.join(_CLASSES)}, or bm25.")
+        return _CLASSES[kind](place, **options)
+    except OSError as error:
+        bundled = ", ".join(bundled_checkpoints())
+        raise FileNotFoundError(
+            f"There is no model {place!r}: it is no folder, no bundled checkpoint ({bundled}) and not bm25; the Hub "
+            f"gave: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def named(spec: str) -> tuple[str, str]:
+    """(what to call it, where it lies)."""
+    match = _NAMED.fullmatch(spec)
+    if match and not Path(spec).expanduser().exists():
+        return match["name"], match["spec"]
+    return _short(spec), spec
+
+
+def _short(spec: str) -> str:
+    """The last part of a path or Hub id, with its parent where that alone says little."""
+    parts = [part for part in Path(spec).parts if part not in ("/", ".", "..", "~")]
+    last = parts[-1] if parts else spec
+    if re.fullmatch(r"(checkpoint|final|model|best|last|output)([-_]?\d+)?", last) and len(parts) > 1:
+        last = f"{parts[-2]}-{last}"
+    return re.sub(r"[^\w.@+:-]", "-", last)
+
+
+__all__ = ["BM25", "named", "open_model", "open_system", "open_systems"]

@@ -1,0 +1,149 @@
+"""`SparseEncoder` models, MILCO checkpoints among them: CSR rows and their inner products."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy import sparse
+from sentence_transformers import SparseEncoder
+from torch import Tensor
+
+from milco_hf.evaluation.systems.base import Prepared
+from milco_hf.evaluation.systems.encoding import in_batches, set_lengths
+from milco_hf.evaluation.systems.fingerprint import model_fingerprint
+from milco_hf.evaluation.vectors import SparseVectors
+from milco_hf.pruning import Pruning
+
+VIEWS = ("both", "english", "source")
+
+
+class SparseSystemEncoder:
+    """A `SparseEncoder`.
+
+    Vectors are cached whole; views and pruning are applied when they are searched, so trying others costs no encoding.
+
+    Args:
+        model: The model.
+        name: What tables call it.
+        batch_size: Texts in a batch.
+        max_length: Documents are cut to so many tokens; None for what the model says.
+        query_length: Queries likewise.
+        view: "both", or only the "english" or "source" dimensions of a MILCO vector.
+        prune: Of documents.
+        prune_queries: Of queries.
+
+    Raises:
+        ValueError: The view is unknown or the model has no views; the similarity is neither dot nor cosine.
+    """
+
+    kind = "sparse"
+    vectors: ClassVar = SparseVectors
+    rows_per_shard: ClassVar = 8192
+    matched_only: ClassVar = True
+
+    def __init__(
+        self,
+        model: SparseEncoder,
+        name: str,
+        batch_size: int = 32,
+        max_length: int | None = None,
+        query_length: int | None = None,
+        view: str = "both",
+        prune: Pruning | None = None,
+        prune_queries: Pruning | None = None,
+    ) -> None:
+        if model.similarity_fn_name not in ("dot", "cosine"):
+            raise ValueError(
+                f"{name} scores with {model.similarity_fn_name}; sparse vectors can be searched by dot or cosine."
+            )
+        self.model = model
+        self.name = name
+        self.batch_size = batch_size
+        self.view = view
+        self.columns = _columns(model, view)
+        self.prune = prune
+        self.prune_queries = prune_queries
+        lengths = set_lengths(model, max_length, query_length)
+        self.fingerprint = model_fingerprint(model, max_active_dims=model.max_active_dims)
+        self.settings: dict[str, Any] = {
+            **lengths,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "similarity": model.similarity_fn_name,
+            "view": view,
+            "prune": str(prune) if prune else None,
+            "prune_queries": str(prune_queries) if prune_queries else None,
+        }
+
+    def encode_documents(self, texts: Sequence[str]) -> SparseVectors:
+        """See `Encoder`."""
+        return self._encode(self.model.encode_document, texts)
+
+    def encode_queries(self, texts: Sequence[str]) -> SparseVectors:
+        """See `Encoder`."""
+        return self._encode(self.model.encode_query, texts)
+
+    def prepare_documents(self, vectors: SparseVectors) -> Prepared:
+        """See `Encoder`: the view, pruned, transposed so that a product need not do it."""
+        matrix = self._view(vectors.matrix, self.prune)
+        across = matrix.T.tocsr()
+        size = across.data.nbytes + across.indices.nbytes + across.indptr.nbytes
+        return Prepared(across, matrix.shape[0], size, active=matrix.nnz)
+
+    def prepare_queries(self, vectors: SparseVectors) -> SparseVectors:
+        """See `Encoder`."""
+        return SparseVectors(self._view(vectors.matrix, self.prune_queries))
+
+    def scores(self, queries: SparseVectors, documents: Prepared) -> np.ndarray:
+        """See `Encoder`: inner products."""
+        return (queries.matrix @ documents.content).toarray()
+
+    def query_statistics(self, vectors: SparseVectors) -> dict[str, float]:
+        """Active dimensions of a query, in the mean."""
+        return {"query_dimensions": vectors.matrix.nnz / max(1, len(vectors))}
+
+    def _encode(self, encode: Any, texts: Sequence[str]) -> SparseVectors:
+        def batch(block: list[str]) -> SparseVectors:
+            tensor = encode(
+                block,
+                batch_size=len(block),
+                convert_to_sparse_tensor=True,
+                save_to_cpu=True,
+                show_progress_bar=False,
+            )
+            return SparseVectors(to_csr(tensor))
+
+        return in_batches(SparseVectors, batch, texts, self.batch_size, self.name)
+
+    def _view(self, matrix: sparse.csr_array, prune: Pruning | None) -> sparse.csr_array:
+        """Pruning sees what is searched: the columns of the view, and lengths as the cosine wants them."""
+        matrix = matrix if self.columns is None else matrix[:, self.columns]
+        matrix = prune(matrix) if prune else matrix
+        if self.model.similarity_fn_name == "cosine":
+            norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1))).ravel()
+            scale = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
+            matrix = sparse.csr_array(matrix.multiply(scale[:, None]), dtype=np.float32)
+        return sparse.csr_array(matrix)
+
+
+def to_csr(tensor: Tensor) -> sparse.csr_array:
+    """A sparse tensor [N, V] as a float32 CSR with sorted columns."""
+    tensor = tensor.coalesce()
+    rows, columns = tensor.indices().numpy()
+    values = tensor.values().float().numpy()
+    return sparse.csr_array((values, (rows, columns)), shape=tuple(tensor.shape))
+
+
+def _columns(model: SparseEncoder, view: str) -> slice | None:
+    if view not in VIEWS:
+        raise ValueError(f"view has to be one of {', '.join(VIEWS)}, got {view!r}.")
+    if view == "both":
+        return None
+    boundary = getattr(getattr(model.transformers_model, "config", None), "pivot_vocab_size", None)
+    if boundary is None:
+        raise ValueError(f"Only MILCO checkpoints have an English and a source view; leave view={view!r} out.")
+    return slice(0, boundary) if view == "english" else slice(boundary, None)
+
+
+__all__ = ["VIEWS", "SparseSystemEncoder", "to_csr"]
