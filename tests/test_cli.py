@@ -37,7 +37,7 @@ def test_help_shows_examples_and_every_verb(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "milco build --encoder BAAI/bge-m3-unsupervised --pivot naver/splade-v3 --output milco-560m" in text
-    for verb in ("demo", "encode", "evaluate", "build", "convert", "push"):
+    for verb in ("demo", "encode", "evaluate", "build", "convert", "mine", "score", "push"):
         with pytest.raises(SystemExit) as stop:
             main([verb, "--help"])
         assert stop.value.code == 0

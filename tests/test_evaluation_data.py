@@ -13,7 +13,7 @@ from milco_hf.evaluation.beir import read_qrels
 from milco_hf.evaluation.cache import passages
 from milco_hf.evaluation.collections import Document
 from milco_hf.evaluation.registry import NAMES
-from milco_hf.evaluation.scripts import split_passages, words
+from milco_hf.scripts import split_passages, words
 
 
 def same(collection: Collection, language: str = "en") -> bool:

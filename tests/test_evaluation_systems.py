@@ -11,12 +11,12 @@ import tiny
 from helpers_evaluation import Written, dense_model, parallel, sparse_model, token_model
 from milco_hf.evaluation import Collection, evaluate, open_system
 from milco_hf.evaluation.cache import VectorCache
-from milco_hf.evaluation.scripts import words
 from milco_hf.evaluation.systems import base
 from milco_hf.evaluation.systems.dense import DenseSystemEncoder, MultiVectorSystemEncoder
 from milco_hf.evaluation.systems.opening import open_systems
 from milco_hf.evaluation.systems.sparse import SparseSystemEncoder
 from milco_hf.evaluation.topk import Best
+from milco_hf.scripts import words
 
 QUERIES = tiny.TEXTS[::3]
 MODELS = {"sparse": sparse_model, "dense": dense_model, "multi-vector": token_model}
@@ -132,7 +132,7 @@ def test_passages_a_document_is_as_good_as_its_best(models, kind, tmp_path):
     long = [f"{tiny.TEXTS[i]} {tiny.TEXTS[i + 2]} {tiny.TEXTS[i + 4]}" for i in range(12)]
     collection = pool(long, passage_length=6)
     index = open_system(model).index([("", collection)], VectorCache(tmp_path))
-    from milco_hf.evaluation.scripts import split_passages
+    from milco_hf.scripts import split_passages
 
     found = dict(index.search(QUERIES[:1], 12)[0])
     query = model.encode_query(QUERIES[:1])

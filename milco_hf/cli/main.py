@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.logging import RichHandler
 
-from milco_hf.cli import build, convert, demo, encode, evaluate, push
+from milco_hf.cli import build, convert, demo, encode, evaluate, mine, push, score
 
 EXAMPLES = """\
 examples:
@@ -25,6 +25,8 @@ examples:
       a fresh MILCO from a multilingual encoder and an English SPLADE, ready for training/sap.py
   milco convert research-checkpoint --output milco-converted
       a checkpoint of the research release, exactly, in this package's format
+  milco mine questions --per-language --output mined
+      hard negatives for questions and passages; milco score gives them a teacher's scores, for training/sct.py
   milco push milco-converted someone/milco-converted --private
       upload it with a model card
 
@@ -47,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="store_true", help="print the version and exit")
     verbs = root.add_subparsers(dest="verb", metavar="VERB", title="verbs")
-    for verb in (demo, encode, evaluate, build, convert, push):
+    for verb in (demo, encode, evaluate, build, convert, mine, score, push):
         verb.add_parser(verbs, [shared])
     return root
 

@@ -15,9 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from milco_hf.evaluation.collections import Collection, Document
-from milco_hf.evaluation.scripts import split_passages
 from milco_hf.evaluation.systems.base import Encoder
 from milco_hf.evaluation.vectors import Vectors
+from milco_hf.scripts import split_passages
 
 logger = logging.getLogger(__name__)
 

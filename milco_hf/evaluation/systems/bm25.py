@@ -11,8 +11,8 @@ import numpy as np
 from scipy import sparse
 from tqdm import tqdm
 
-from milco_hf.evaluation.scripts import words
 from milco_hf.evaluation.topk import Best, Ranking
+from milco_hf.scripts import words
 
 if TYPE_CHECKING:
     from milco_hf.evaluation.cache import VectorCache

@@ -1,0 +1,1 @@
+"""Training rows for SCT: hard negatives (`milco mine`) and teacher scores (`milco score`)."""
