@@ -363,6 +363,10 @@ def test_collator_puts_both_sides_in_one_batch():
     assert batch["english_texts"] == ["the old book", "a city", "music"]
     texts = ["das alte Buch", "eine Stadt", "музыка", "the old book", "music"]
     assert torch.equal(batch["input_ids"], tiny.batch(texts)["input_ids"])
+    # max_length 5 is no multiple of 8: cut to 5 first, padded to 8 then
+    wide = PairCollator(tiny.tokenizer(), max_length=5, pad_to_multiple_of=8)(items)
+    assert wide["input_ids"].shape == (5, 8)
+    assert wide["attention_mask"].sum(dim=1).max() == 5
 
 
 def test_streams_split_and_mix_sources(tmp_path):

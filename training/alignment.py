@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import AutoTokenizer, EarlyStoppingCallback, PreTrainedTokenizerBase, set_seed
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from milco_hf.modeling import MilcoForSparseEncoding
 from milco_hf.pivot_heads import pivot_files, read_pivot_head
@@ -22,9 +19,17 @@ from milco_hf.training.data.pairs import PairDataset, load_pairs
 from milco_hf.training.data.sources import SourceSpec
 from milco_hf.training.data.steps import StepSampler
 from milco_hf.training.data.streaming import PairStream
+from milco_hf.training.stage_setup import (
+    add_stage,
+    data_cache,
+    data_seed,
+    load_model,
+    resume_from,
+    set_up,
+    shared_callbacks,
+)
 from milco_hf.training.teachers.cache import CachedTeacher, Teacher
 from milco_hf.training.teachers.loading import check_vocabulary, load_teacher
-from milco_hf.training.time_limit import Clock, TimeLimit
 from milco_hf.training.trainer import SapCallback, SapTrainer, choose_trained
 
 logger = logging.getLogger(__name__)
@@ -49,40 +54,23 @@ def run_sap(
     Raises:
         ValueError: settings that cannot work; the message names them.
     """
-    _set_up(args)
-    for name, value in (
-        ("model", model_args.model),
-        ("train_data", data_args.train_data),
-        ("teacher", teacher_args.teacher),
-    ):
-        if not value:
-            raise ValueError(f"{name} is not set; give it in the recipe or as --{name}.")
-    if args.n_gpu > 1:
-        raise ValueError(
-            f"One process sees {args.n_gpu} GPUs. Launch one process a GPU: accelerate launch --config_file "
-            "training/accelerate/ddp.yaml training/sap.py …, or let it see one, with CUDA_VISIBLE_DEVICES=0."
-        )
-    set_seed(args.seed)
+    set_up(
+        args, "training/sap.py", model=model_args.model, train_data=data_args.train_data, teacher=teacher_args.teacher
+    )
     tokenizer = AutoTokenizer.from_pretrained(model_args.model)
-    model = load_student(model_args)
+    model = load_model(model_args.model, model_args.attn_implementation)
     teacher = open_teacher(teacher_args, model.config.pivot_vocab_size)
     if model_args.init_head_from_teacher:
         start_head_from(model, teacher_args.teacher)
     choose_trained(model, model_args.train)
-    if STAGE not in model.config.training_stages:
-        model.config.training_stages = [*model.config.training_stages, STAGE]
+    add_stage(model, STAGE)
     max_length = min(model_args.max_length, model.config.max_position_embeddings or model_args.max_length)
 
     with args.main_process_first(desc="reading parallel text"):
         train_dataset, sampler = training_data(data_args, args, tokenizer, max_length)
         dev_dataset = dev_data(data_args, args)
     set_epoch = train_dataset.set_epoch if isinstance(train_dataset, PairStream) else None
-    callbacks: list[Any] = [SapCallback(teacher, set_epoch)]
-    clock = None if args.max_minutes is None else Clock(args.max_minutes)
-    if clock is not None:
-        callbacks.append(TimeLimit(clock))
-    if args.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
+    clock, callbacks = shared_callbacks(args)
     trainer = SapTrainer(
         model=model,
         args=args,
@@ -97,18 +85,12 @@ def run_sap(
         eval_dataset=dev_dataset,
         data_collator=PairCollator(tokenizer, max_length, 8 if args.device.type == "cuda" else None),
         processing_class=tokenizer,
-        callbacks=callbacks,
+        callbacks=[SapCallback(teacher, set_epoch), *callbacks],
     )
-    trainer.train(resume_from_checkpoint=_checkpoint(args))
+    trainer.train(resume_from_checkpoint=resume_from(args))
     trainer.save_model()
     trainer.save_state()
     return trainer
-
-
-def load_student(model_args: ModelArguments) -> MilcoForSparseEncoding:
-    """The student in fp32: mixed precision keeps master weights."""
-    options = {"attn_implementation": model_args.attn_implementation} if model_args.attn_implementation else {}
-    return MilcoForSparseEncoding.from_pretrained(model_args.model, dtype=torch.float32, **options)
 
 
 def open_teacher(teacher_args: TeacherArguments, pivot_vocab_size: int) -> Teacher:
@@ -141,7 +123,7 @@ def training_data(
     specs = [SourceSpec.parse(entry) for entry in data_args.train_data]
     if any(spec.streaming for spec in specs):
         return _stream(specs, data_args, args), None
-    dataset = load_pairs(specs, data_args.exclude_sources, data_args.languages, _cache_dir(data_args, args))
+    dataset = load_pairs(specs, data_args.exclude_sources, data_args.languages, data_cache(data_args.data_cache, args))
     mixture = PairMixture(
         dataset,
         specs,
@@ -149,11 +131,11 @@ def training_data(
         data_args.language_weights,  # type: ignore[arg-type]
         data_args.tag_weights,  # type: ignore[arg-type]
         data_args.epoch_pairs,
-        args.seed if args.data_seed is None else args.data_seed,
+        data_seed(args),
     )
     lengths: np.ndarray | None = None
     if data_args.group_by_length or data_args.max_batch_tokens:
-        cache_dir = _cache_dir(data_args, args)
+        cache_dir = data_cache(data_args.data_cache, args)
         lengths = pair_lengths(dataset, tokenizer, max_length, data_args.exact_lengths_up_to, cache_dir)
     sampler = StepSampler(
         mixture.draw,
@@ -162,7 +144,7 @@ def training_data(
         accumulation=args.gradient_accumulation_steps,
         world_size=args.world_size,
         rank=args.process_index,
-        seed=args.seed if args.data_seed is None else args.data_seed,
+        seed=data_seed(args),
         english_share=data_args.english_share,
         max_batch_tokens=data_args.max_batch_tokens,
     )
@@ -190,7 +172,7 @@ def _stream(specs: list[SourceSpec], data_args: DataArguments, args: SapArgument
         data_args.languages,
         buffer=data_args.shuffle_buffer,
         batch_size=args.train_batch_size if data_args.group_by_length else None,
-        seed=args.seed if args.data_seed is None else args.data_seed,
+        seed=data_seed(args),
         rank=args.process_index,
         world_size=args.world_size,
         english_share=data_args.english_share,
@@ -208,7 +190,9 @@ def dev_data(data_args: DataArguments, args: SapArguments) -> PairDataset | None
             raise ValueError(f"eval_strategy is {str(args.eval_strategy)!r}, but dev_data names no dev pairs.")
         return None
     specs = [SourceSpec.parse(entry) for entry in data_args.dev_data]
-    return load_pairs(specs, languages=data_args.languages, cache_dir=_cache_dir(data_args, args), progress=False)
+    return load_pairs(
+        specs, languages=data_args.languages, cache_dir=data_cache(data_args.data_cache, args), progress=False
+    )
 
 
 def start_head_from(model: MilcoForSparseEncoding, teacher: str) -> None:
@@ -233,23 +217,3 @@ def start_head_from(model: MilcoForSparseEncoding, teacher: str) -> None:
     with torch.no_grad():
         for name, tensor in head.tensors.items():
             parameters[name][: len(tensor)].copy_(tensor)
-
-
-def _cache_dir(data_args: DataArguments, args: SapArguments) -> Path:
-    return Path(data_args.data_cache or os.path.join(str(args.output_dir), "cache"))
-
-
-def _checkpoint(args: SapArguments) -> str | bool | None:
-    """`resume_from_checkpoint` as Trainer takes it: a path, true for the last one in output_dir, or nothing."""
-    value = args.resume_from_checkpoint
-    if value is None or str(value).lower() in ("false", "no", ""):
-        return None
-    return True if str(value).lower() in ("true", "yes", "last") else str(value)
-
-
-def _set_up(args: SapArguments) -> None:
-    level = logging.INFO if args.process_index == 0 else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("milco_hf").setLevel(level)
-    if args.max_threads is not None:
-        torch.set_num_threads(args.max_threads)

@@ -2,27 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from transformers import TrainingArguments
-
-TRAINABLE = ("encoder", "connector", "head")
-
-
-def _mapping(value: Any, name: str) -> dict[str, Any]:
-    """A mapping from a recipe, or the JSON text of one from a flag."""
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise ValueError(f'{name} must be a mapping such as {{"te": 2.0}}, got {value!r}.') from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} must be a mapping, got {value!r}.")
-    return value
+from milco_hf.training.stage_arguments import TRAINABLE, StageArguments, read_mapping, steps_of
 
 
 @dataclass
@@ -111,8 +94,8 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         """Read mappings given as JSON, and refuse values that cannot work."""
-        self.language_weights = _mapping(self.language_weights, "language_weights")
-        self.tag_weights = _mapping(self.tag_weights, "tag_weights")
+        self.language_weights = read_mapping(self.language_weights, "language_weights")
+        self.tag_weights = read_mapping(self.tag_weights, "tag_weights")
         if not 0 <= self.english_share <= 1:
             raise ValueError(f"english_share must be between 0 and 1, got {self.english_share}.")
         if not self.temperature > 0:
@@ -174,7 +157,7 @@ class TeacherArguments:
 
 
 @dataclass
-class SapArguments(TrainingArguments):
+class SapArguments(StageArguments):
     """The loss, and everything of transformers' TrainingArguments."""
 
     output_dir: str | None = field(
@@ -213,73 +196,14 @@ class SapArguments(TrainingArguments):
         default=0.0,
         metadata={"help": "Steps until l1_weight is reached, quadratically; below 1, a share of all steps."},
     )
-    encoder_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the encoder where it differs from learning_rate."}
-    )
-    embeddings_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the encoder's token embeddings where it differs."}
-    )
-    connector_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the connector where it differs."}
-    )
-    head_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the head where it differs."}
-    )
-    early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after this many evaluations without a better metric_for_best_model."}
-    )
-    early_stopping_threshold: float = field(
-        default=0.0, metadata={"help": "How much better the metric must be to count."}
-    )
-    lr_scheduler_type: str = field(
-        default="cosine", metadata={"help": "Schedule of the learning rate after the warm-up."}
-    )
-    # HfArgumentParser reads the first member of the union, so None must come first
-    report_to: None | str | list[str] = field(  # noqa: RUF036
-        default="tensorboard", metadata={"help": "Where metrics go: tensorboard, wandb, none, or several."}
-    )
-    logging_steps: float = field(default=50, metadata={"help": "Log every so many steps."})
-    ddp_find_unused_parameters: bool | None = field(
-        default=False,
-        metadata={
-            "help": "Whether DDP looks for parameters that a step did not use (encoders with language adapters)."
-        },
-    )
-    max_minutes: float | None = field(
-        default=None,
-        metadata={
-            "help": "Stop after this many minutes, the learning rate falling with the time that has passed (linear or "
-            "cosine); such a run cannot be repeated exactly."
-        },
-    )
-    max_threads: int | None = field(
-        default=None, metadata={"help": "CPU threads of torch; as many as there are cores by default."}
-    )
 
     def __post_init__(self) -> None:
-        """Finish TrainingArguments' own checks, then ours."""
-        if self.report_to == "tensorboard" and not _has_tensorboard():
-            self.report_to = "none"
+        """Finish the shared checks, then those of the loss."""
         super().__post_init__()
-        for name in ("extra_weight", "norm_weight", "contrast_weight", "l1_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        self.check_not_negative("extra_weight", "norm_weight", "contrast_weight", "l1_weight")
         if not self.contrast_temperature > 0:
             raise ValueError(f"contrast_temperature must be positive, got {self.contrast_temperature}.")
-        if self.max_minutes is not None and not self.max_minutes > 0:
-            raise ValueError(f"max_minutes must be positive, got {self.max_minutes}.")
-        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
-            raise ValueError(
-                "early_stopping_patience needs load_best_model_at_end: true, eval_strategy and metric_for_best_model "
-                "(for example accuracy_other_to_english_mean)."
-            )
 
     def l1_warmup(self, total_steps: int) -> int:
         """Steps of L1's warm-up, out of so many in all."""
-        return int(self.l1_warmup_steps * total_steps if self.l1_warmup_steps < 1 else self.l1_warmup_steps)
-
-
-def _has_tensorboard() -> bool:
-    from transformers.integrations import is_tensorboard_available
-
-    return is_tensorboard_available()
+        return steps_of(self.l1_warmup_steps, total_steps)

@@ -5,7 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int, pad_to_multiple_of: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Input ids and attention mask of some texts, each [B, n].
+
+    Args:
+        tokenizer: the student's tokenizer.
+        texts: the texts, B of them.
+        max_length: they are cut to this many tokens.
+        pad_to_multiple_of: n is rounded up to a multiple of it.
+    """
+    encoded = tokenizer(
+        texts, truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=False
+    )
+    # apart from truncation, which tokenizers refuse where max_length is no such multiple
+    batch = tokenizer.pad(
+        {"input_ids": encoded["input_ids"]}, pad_to_multiple_of=pad_to_multiple_of, return_tensors="pt"
+    )
+    return batch["input_ids"], batch["attention_mask"]
 
 
 class PairCollator:
@@ -35,18 +57,10 @@ class PairCollator:
         """Make a batch of pairs, as `PairDataset` gives them."""
         english_rows = [row for row, item in enumerate(items) if item["with_english"]]
         texts = [item["other"] for item in items] + [items[row]["english"] for row in english_rows]
-        batch = self.tokenizer(
-            texts,
-            padding=True,
-            truncation=True,
-            max_length=self.max_length,
-            pad_to_multiple_of=self.pad_to_multiple_of,
-            return_token_type_ids=False,
-            return_tensors="pt",
-        )
+        input_ids, attention_mask = tokenize(self.tokenizer, texts, self.max_length, self.pad_to_multiple_of)
         return {
-            "input_ids": batch["input_ids"],
-            "attention_mask": batch["attention_mask"],
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
             "target_rows": torch.tensor([*range(len(items)), *english_rows]),
             "is_english": torch.arange(len(texts)) >= len(items),
             "english_texts": [item["english"] for item in items],

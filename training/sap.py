@@ -9,11 +9,14 @@ Every setting is a key of the recipe and a flag; flags override the recipe. `--h
 
 import sys
 
+from torch.distributed.elastic.multiprocessing.errors import record
+
 from milco_hf.training.alignment import run_sap
 from milco_hf.training.arguments import DataArguments, ModelArguments, SapArguments, TeacherArguments
 from milco_hf.training.config_file import parse_recipe
 
 
+@record  # a process that fails tells torchrun its error
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
     classes = (ModelArguments, DataArguments, TeacherArguments, SapArguments)

@@ -1,0 +1,1 @@
+"""Sparse contrastive training (SCT): questions with passages, sampled candidates, ranking losses, and their trainer."""

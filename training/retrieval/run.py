@@ -1,0 +1,195 @@
+"""One SCT run from its arguments: data, student, trainer, result."""
+
+from __future__ import annotations
+
+import logging
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from milco_hf.modeling import MilcoConfig, MilcoForSparseEncoding
+from milco_hf.training.data.mixing import PairMixture
+from milco_hf.training.retrieval.arguments import SctArguments, SctDataArguments, SctModelArguments
+from milco_hf.training.retrieval.batches import RowSampler, row_lengths
+from milco_hf.training.retrieval.candidates import CandidateDataset
+from milco_hf.training.retrieval.collator import CandidateCollator
+from milco_hf.training.retrieval.dataset import RetrievalDataset
+from milco_hf.training.retrieval.echo import remove_echo
+from milco_hf.training.retrieval.false_negatives import treat_false_negatives
+from milco_hf.training.retrieval.loading import describe, load_rows
+from milco_hf.training.retrieval.lora import add_lora
+from milco_hf.training.retrieval.sources import RetrievalSource
+from milco_hf.training.retrieval.trainer import SctTrainer
+from milco_hf.training.stage_setup import (
+    add_stage,
+    data_cache,
+    data_seed,
+    load_model,
+    resume_from,
+    set_up,
+    shared_callbacks,
+)
+from milco_hf.training.stage_trainer import choose_trained
+
+logger = logging.getLogger(__name__)
+
+STAGE = "sct"
+BEFORE = "sap"
+
+
+def run_sct(model_args: SctModelArguments, data_args: SctDataArguments, args: SctArguments) -> SctTrainer:
+    """Train, and leave the result in `output_dir` (the best checkpoint's weights where `load_best_model_at_end`).
+
+    Args:
+        model_args: the student.
+        data_args: questions and passages.
+        args: loss and training.
+
+    Returns:
+        The trainer, after training.
+
+    Raises:
+        ValueError: settings that cannot work; the message names them.
+    """
+    set_up(args, "training/sct.py", model=model_args.model, train_data=data_args.train_data)
+    check_aligned(MilcoConfig.from_pretrained(model_args.model), model_args)
+    tokenizer = AutoTokenizer.from_pretrained(model_args.model)
+    model = open_student(model_args)
+    longest = model.config.max_position_embeddings
+    query_length, document_length = (
+        length if longest is None else min(length, longest)
+        for length in (model_args.query_length, model_args.document_length)
+    )
+    with args.main_process_first(desc="reading questions and passages"):
+        data = training_rows(data_args, args)
+        dev = dev_rows(data_args, args)
+        sampler = row_sampler(data, data_args, args, tokenizer, document_length)
+    clock, callbacks = shared_callbacks(args)
+    trainer = SctTrainer(
+        model=model,
+        args=args,
+        sampler=sampler,
+        clock=clock,
+        query_length=query_length,
+        document_length=document_length,
+        eval_queries=data_args.eval_queries,
+        train_dataset=CandidateDataset(
+            data, data_args.negatives, data_args.negative_sampling, data_args.corpus_negatives, data_seed(args)
+        ),
+        eval_dataset=dev,
+        data_collator=CandidateCollator(
+            tokenizer, query_length, document_length, 8 if args.device.type == "cuda" else None
+        ),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+    trainer.train(resume_from_checkpoint=resume_from(args))
+    trainer.save_model()
+    trainer.save_state()
+    return trainer
+
+
+def check_aligned(config: MilcoConfig, model_args: SctModelArguments) -> None:
+    """Refuse a checkpoint that was never aligned: contrastive training alone collapses (paper, section 5).
+
+    Raises:
+        ValueError: `sap` is not among its training stages, and `allow_unaligned` is not set.
+    """
+    if BEFORE not in config.training_stages and not model_args.allow_unaligned:
+        raise ValueError(
+            f"{model_args.model!r} was never aligned (training_stages: {config.training_stages}). Run training/sap.py "
+            "on it first: contrastive training alone collapses. To train it all the same, set allow_unaligned: true "
+            "(--allow-unaligned)."
+        )
+
+
+def open_student(model_args: SctModelArguments) -> MilcoForSparseEncoding:
+    """The student in fp32, with what learns chosen, [ECHO] or updates taken out or put in, and its stage written."""
+    model = load_model(model_args.model, model_args.attn_implementation)
+    if not model_args.source_view:
+        remove_echo(model)
+    choose_trained(model, model_args.train, echo_layer=True)
+    if model_args.lora:
+        add_lora(
+            model, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout, model_args.lora_targets or None
+        )
+    add_stage(model, STAGE)
+    return model
+
+
+def training_rows(data_args: SctDataArguments, args: SctArguments) -> RetrievalDataset:
+    """The training rows, without false negatives.
+
+    Raises:
+        ValueError: a loss needs a teacher's scores that some row does not have; the message names the row.
+    """
+    sources = _sources(data_args.train_data, data_args)
+    data = load_rows(
+        sources,
+        data_args.exclude_sources,
+        data_args.languages,
+        data_cache(data_args.data_cache, args),
+        data_args.passage_titles,
+        whole_corpus=data_args.corpus_negatives > 0,
+    )
+    if args.needs_scores:
+        data.check_scores(args.needs_scores)
+        if not data_args.negatives or not len(data.negatives.values):
+            lacking = "negatives is 0" if not data_args.negatives else "the training data has no negatives"
+            raise ValueError(f"{args.needs_scores} compares a question's passages, but {lacking}: nothing is learned.")
+    if data_args.false_negative_threshold is not None:
+        rule, action = data_args.false_negative_rule, data_args.false_negatives
+        treat_false_negatives(data, data_args.false_negative_threshold, rule, action)
+    logger.info("training data: %s", describe(data))
+    return data
+
+
+def dev_rows(data_args: SctDataArguments, args: SctArguments) -> RetrievalDataset | None:
+    """The dev rows, None where there are none.
+
+    Raises:
+        ValueError: evaluation is on, but there are no dev rows.
+    """
+    if not data_args.dev_data:
+        if args.eval_strategy != "no":
+            raise ValueError(f"eval_strategy is {str(args.eval_strategy)!r}, but dev_data names no dev rows.")
+        return None
+    cache = data_cache(data_args.data_cache, args)
+    sources = _sources(data_args.dev_data, data_args)
+    return load_rows(sources, (), data_args.languages, cache, data_args.passage_titles, progress=False)
+
+
+def row_sampler(
+    data: RetrievalDataset,
+    data_args: SctDataArguments,
+    args: SctArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    document_length: int,
+) -> RowSampler:
+    """Mixes and batches the training rows."""
+    seed = data_seed(args)
+    mixture = PairMixture(
+        data,  # type: ignore[arg-type]
+        _sources(data_args.train_data, data_args),  # type: ignore[arg-type]
+        data_args.temperature,
+        data_args.language_weights,  # type: ignore[arg-type]
+        data_args.tag_weights,  # type: ignore[arg-type]
+        data_args.epoch_rows,
+        seed,
+    )
+    lengths = None
+    if data_args.group_by_length:
+        lengths = row_lengths(data, tokenizer, document_length, cache_dir=data_cache(data_args.data_cache, args))
+    return RowSampler(
+        mixture.draw,
+        lengths,
+        data.codes("language")[0] if data_args.batch_language == "same" else None,
+        batch_size=args.train_batch_size,
+        accumulation=args.gradient_accumulation_steps,
+        world_size=args.world_size,
+        rank=args.process_index,
+        seed=seed,
+    )
+
+
+def _sources(entries: list[str], data_args: SctDataArguments) -> list[RetrievalSource]:
+    return [RetrievalSource.parse(entry, tuple(data_args.corpus)) for entry in entries]
