@@ -197,7 +197,7 @@ def test_sources_are_checked():
         RetrievalSource.parse('{"weight": 2}')
     with pytest.raises(ValueError, match="must be positive, got 0"):
         RetrievalSource.parse({"path": "x", "weight": 0})
-    assert RetrievalSource.parse("x", ("c",)).corpus == ("c",)
+    assert RetrievalSource.parse("x", corpus=("c",)).corpus == ("c",)
     names = ("sw.jsonl.xz", "a/zh-TW.tsv", "dev.jsonl", "triples.tsv")
     assert [language_of_file(name) for name in names] == ["sw", "zh-tw", None, None]
 

@@ -8,7 +8,8 @@ import yaml
 
 import helpers_sct as s
 from milco_hf.training.config_file import parse_recipe
-from milco_hf.training.retrieval.sources import RetrievalSource, is_local
+from milco_hf.training.data.sources import is_local
+from milco_hf.training.retrieval.sources import RetrievalSource
 
 TRAINING = Path(__file__).parent.parent / "training"
 RECIPES = sorted((TRAINING / "recipes").glob("*-sct.yaml"))
@@ -27,7 +28,7 @@ def test_recipes_parse(path, tmp_path):
     model, data, args = parse("--config", str(path), "--output_dir", str(tmp_path))
     recipe = yaml.safe_load(path.read_text())
     assert model.model
-    sources = [RetrievalSource.parse(entry, tuple(data.corpus)) for entry in [*data.train_data, *data.dev_data]]
+    sources = [RetrievalSource.parse(entry, corpus=tuple(data.corpus)) for entry in [*data.train_data, *data.dev_data]]
     assert len(sources) == len(recipe["train_data"]) + len(recipe.get("dev_data", []))
     assert args.learning_rate == float(recipe["learning_rate"])
     assert data.exclude_sources == recipe.get("exclude_sources", [])

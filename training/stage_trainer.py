@@ -203,9 +203,51 @@ class StageTrainer(WholeCheckpoints, Trainer):
                     self.warn(logs)
         super().log(logs, start_time)
 
-    def pause(self, seconds: float) -> None:
-        """Leave so much time, an evaluation's, out of what speed is computed from."""
-        self._since += seconds
+    # ---- evaluation ----
+
+    def measure(self, model: nn.Module, dataset: Any) -> tuple[list[Any], dict[str, float]]:
+        """Evaluate on dev data.
+
+        Args:
+            model: in evaluation mode, under autocast.
+            dataset: the dev data.
+
+        Returns:
+            Results by language, and metrics by name.
+        """
+        raise NotImplementedError
+
+    def show(self, results: list[Any], metrics: dict[str, float]) -> None:
+        """Log an evaluation, and warn of what it shows; called on the first process."""
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The stage's own measures by language on the dev data.
+
+        Raises:
+            ValueError: there are no dev data.
+        """
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if dataset is None:
+            raise ValueError("There are no dev data; set dev_data, or eval_strategy: no.")
+        began = time.perf_counter()
+        wrapped = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
+        training = wrapped.training
+        wrapped.eval()
+        try:
+            with self.accelerator.autocast():
+                results, found = self.measure(wrapped, dataset)
+        finally:
+            wrapped.train(training)
+        seconds = time.perf_counter() - began
+        self._since += seconds  # texts_per_second is training's
+        if self.is_world_process_zero():
+            self.show(results, found)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in {**found, "runtime": seconds}.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
 
 def _part_of(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from milco_hf.training.arguments import SapArguments
 from milco_hf.training.data.pairs import PairDataset
-from milco_hf.training.evaluation import evaluate_translation, summarize, warn_about_activity
+from milco_hf.training.evaluation import LanguageScores, evaluate_translation, summarize, warn_about_activity
 from milco_hf.training.losses import AlignmentTerms, alignment_terms, dense_alignment_terms, l1_weight_at
 from milco_hf.training.stage_trainer import StageTrainer, choose_trained
 from milco_hf.training.teachers.cache import CachedTeacher, Teacher
@@ -147,69 +146,40 @@ class SapTrainer(StageTrainer):
 
     # ---- evaluation ----
 
-    def evaluate(
-        self,
-        eval_dataset: PairDataset | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Translation retrieval by language on the dev pairs.
+    def measure(self, model: nn.Module, dataset: PairDataset) -> tuple[list[LanguageScores], dict[str, float]]:
+        """Translation retrieval by language on the dev pairs."""
+        results = evaluate_translation(
+            model,
+            self.processing_class,
+            self.accelerator.unwrap_model(self.model).config,
+            dataset,
+            batch_size=self.args.per_device_eval_batch_size,
+            max_length=self.max_length,
+            device=self.args.device,
+            teacher=self.teacher,
+            pairs_per_language=self.eval_pairs,
+            samples=self.eval_samples,
+            processes=self.accelerator,
+        )
+        return results, summarize(results)
 
-        Raises:
-            ValueError: there are no dev pairs.
-        """
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if dataset is None:
-            raise ValueError("There are no dev pairs; set dev_data, or eval_strategy: no.")
-        began = time.perf_counter()
-        wrapped = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
-        training = wrapped.training
-        wrapped.eval()
-        try:
-            with self.accelerator.autocast():
-                results = evaluate_translation(
-                    wrapped,
-                    self.processing_class,
-                    self.accelerator.unwrap_model(self.model).config,
-                    dataset,
-                    batch_size=self.args.per_device_eval_batch_size,
-                    max_length=self.max_length,
-                    device=self.args.device,
-                    teacher=self.teacher,
-                    pairs_per_language=self.eval_pairs,
-                    samples=self.eval_samples,
-                    processes=self.accelerator,
-                )
-        finally:
-            wrapped.train(training)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in summarize(results).items()}
-        seconds = time.perf_counter() - began
-        metrics[f"{metric_key_prefix}_runtime"] = seconds
-        self.pause(seconds)  # texts_per_second is training's
-        if self.is_world_process_zero():
-            self._show(results, metrics, metric_key_prefix)
-            active = metrics[f"{metric_key_prefix}_active_dims_mean"]
-            warn_about_activity(active, self.pivot_vocab_size, f"evaluation at step {self.state.global_step}")
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def _show(self, results: list, metrics: dict[str, float], prefix: str) -> None:
+    def show(self, results: list[LanguageScores], metrics: dict[str, float]) -> None:
+        """Log the means, each language, and a few texts with their strongest terms."""
+        step = self.state.global_step
         logger.info(
             "step %d: accuracy other→English %.3f (lowest %.3f), English→other %.3f, %.0f active terms",
-            self.state.global_step,
-            metrics[f"{prefix}_accuracy_other_to_english_mean"],
-            metrics[f"{prefix}_accuracy_other_to_english_min"],
-            metrics[f"{prefix}_accuracy_english_to_other_mean"],
-            metrics[f"{prefix}_active_dims_mean"],
+            step,
+            metrics["accuracy_other_to_english_mean"],
+            metrics["accuracy_other_to_english_min"],
+            metrics["accuracy_english_to_other_mean"],
+            metrics["active_dims_mean"],
         )
-        logger.info(
-            "by language: %s",
-            ", ".join(f"{result.language} {result.accuracy_other_to_english:.3f}" for result in results),
-        )
+        by_language = (f"{result.language} {result.accuracy_other_to_english:.3f}" for result in results)
+        logger.info("by language: %s", ", ".join(by_language))
         for result in results:
             for english, other, terms in result.samples:
                 logger.info("%s | %s (%s) | %s", result.language, other, english, terms)
+        warn_about_activity(metrics["active_dims_mean"], self.pivot_vocab_size, f"evaluation at step {step}")
 
 
 class SapCallback(TrainerCallback):

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from milco_hf.training.data.columns import find_columns, language_of_name
 from milco_hf.training.data.files import (
@@ -21,25 +21,26 @@ from milco_hf.training.data.files import (
     read_pairs,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class SourceSpec:
-    """One entry of ``train_data`` or ``dev_data``.
+class DataSource:
+    """One entry of a stage's ``train_data`` or ``dev_data``.
 
     Attributes:
         path: a file, a folder, a glob, or the id of a dataset on the Hub.
         name: what to call it in logs; the path where not set.
-        weight: how often its pairs are drawn, relative to the other sources (see `mixing`).
-        languages: only these other languages; every one where empty.
-        exclude_sources: source tags to leave out, besides those excluded for all sources; `tag:language` in one only.
-        columns: names (or, without header, positions) of the columns by role: english, other, language, source.
-        language: the other language, where neither names nor columns say.
+        weight: how often its rows are drawn, relative to the other sources (see `mixing`).
+        languages: only these languages; every one where empty.
+        exclude_sources: source tags to leave out, besides those excluded for all sources.
+        columns: names (or, in a table without header, positions) of columns by role.
+        language: the rows' language, where nothing else says it.
         split: split of a Hub dataset.
-        configs: configurations of a Hub dataset (``en-de`` …); those of `languages` where empty.
-        max_pairs: at most this many pairs per language, the first ones.
-        streaming: read a Hub dataset as a stream, never downloading it whole.
+        configs: configurations of a Hub dataset.
     """
 
     path: str
@@ -51,8 +52,6 @@ class SourceSpec:
     language: str | None = None
     split: str = "train"
     configs: tuple[str, ...] = ()
-    max_pairs: int | None = None
-    streaming: bool = False
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
@@ -65,43 +64,59 @@ class SourceSpec:
     @property
     def is_local(self) -> bool:
         """Whether the path means files on this machine rather than a dataset on the Hub."""
-        place = os.path.expanduser(self.path)
-        if os.path.exists(place) or any(sign in place for sign in "*?[") or place.startswith(("/", ".", "~")):
-            return True
-        return place.count("/") != 1 or Path(place).suffix.lower() in {
-            ".tsv",
-            ".csv",
-            ".jsonl",
-            ".parquet",
-            ".xz",
-            ".gz",
-        }
+        return is_local(self.path)
 
     @classmethod
-    def parse(cls, entry: str | dict[str, Any] | SourceSpec) -> SourceSpec:
-        """Make a spec of a recipe's entry: a path or Hub id, a mapping, or the JSON text of a mapping.
+    def parse(cls, entry: str | dict[str, Any] | Self, **defaults: Any) -> Self:
+        """Make a source of a recipe's entry: a path or Hub id, a mapping, or the JSON text of a mapping.
+
+        Args:
+            entry: the entry.
+            **defaults: values of attributes that the entry does not set.
 
         Raises:
             ValueError: unknown keys, or no path.
         """
-        if isinstance(entry, SourceSpec):
+        if isinstance(entry, cls):
             return entry
         if isinstance(entry, str):
-            if not entry.lstrip().startswith("{"):
-                return cls(path=entry)
-            entry = json.loads(entry)
-        valid = [item.name for item in fields(cls)]
+            entry = json.loads(entry) if entry.lstrip().startswith("{") else {"path": entry}
+        valid = {item.name: item for item in fields(cls)}
         unknown = sorted(set(entry) - set(valid))
         if unknown:
             raise ValueError(f"Unknown keys {unknown} in a data source; valid ones are {', '.join(valid)}.")
         if not entry.get("path"):
             raise ValueError(f"A data source needs a path (a file, folder, glob or Hub id), got {entry!r}.")
-        values = dict(entry)
-        for name in ("languages", "exclude_sources", "configs"):
-            value = values.get(name) or ()
-            values[name] = (value,) if isinstance(value, str) else tuple(value)
-        values["columns"] = dict(values.get("columns") or {})
-        return cls(**values)
+        values = {**defaults, **entry}
+        for name, value in values.items():
+            if valid[name].default == ():
+                values[name] = (value,) if isinstance(value, str) else tuple(value or ())
+        return cls(**{**values, "columns": dict(values.get("columns") or {})})
+
+
+@dataclass(frozen=True)
+class SourceSpec(DataSource):
+    """A source of parallel text: its languages are the other sides', roles are english, other, language, source.
+
+    In `exclude_sources`, `tag:language` leaves a tag out of one language only; `configs` (``en-de`` …) are those of
+    `languages` where empty.
+
+    Attributes:
+        max_pairs: at most this many pairs per language, the first ones.
+        streaming: read a Hub dataset as a stream, never downloading it whole.
+    """
+
+    max_pairs: int | None = None
+    streaming: bool = False
+
+
+def is_local(path: str) -> bool:
+    """Whether a path means files on this machine rather than a dataset on the Hub."""
+    place = os.path.expanduser(path)
+    if os.path.exists(place) or any(sign in place for sign in "*?[") or place.startswith(("/", ".", "~")):
+        return True
+    suffixes = {".tsv", ".csv", ".jsonl", ".parquet", ".xz", ".gz"}
+    return place.count("/") != 1 or Path(place).suffix.lower() in suffixes
 
 
 def iterate_source(

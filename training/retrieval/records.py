@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from milco_hf.training.data.files import OPENERS, ReadCount, file_format
-from milco_hf.training.retrieval.sources import is_local, language_of_file, local_files
+from milco_hf.training.data.sources import is_local
+from milco_hf.training.retrieval.sources import language_of_file, local_files
 
 
 @dataclass(frozen=True)

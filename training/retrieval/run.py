@@ -192,4 +192,4 @@ def row_sampler(
 
 
 def _sources(entries: list[str], data_args: SctDataArguments) -> list[RetrievalSource]:
-    return [RetrievalSource.parse(entry, tuple(data_args.corpus)) for entry in entries]
+    return [RetrievalSource.parse(entry, corpus=tuple(data_args.corpus)) for entry in entries]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from milco_hf.training.retrieval.arguments import SctArguments
 from milco_hf.training.retrieval.collapse import collapse_warnings, top_term_overlap
 from milco_hf.training.retrieval.dataset import RetrievalDataset
-from milco_hf.training.retrieval.evaluation import evaluate_retrieval, summarize
+from milco_hf.training.retrieval.evaluation import LanguageRetrieval, evaluate_retrieval, summarize
 from milco_hf.training.retrieval.gradcache import CachedTexts
 from milco_hf.training.retrieval.lora import has_lora, load_adapter, merged_state, save_adapter
 from milco_hf.training.retrieval.objective import Objective, Parts
@@ -190,58 +189,31 @@ class SctTrainer(StageTrainer):
 
     # ---- evaluation ----
 
-    def evaluate(
-        self,
-        eval_dataset: RetrievalDataset | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """Retrieval by language on the dev rows.
+    def measure(self, model: nn.Module, dataset: RetrievalDataset) -> tuple[list[LanguageRetrieval], dict[str, float]]:
+        """Retrieval by language on the dev rows."""
+        results = evaluate_retrieval(
+            model,
+            self.processing_class,
+            self.accelerator.unwrap_model(self.model).config,
+            dataset,
+            batch_size=self.args.per_device_eval_batch_size,
+            query_length=self.query_length,
+            document_length=self.document_length,
+            device=self.args.device,
+            queries_per_language=self.eval_queries,
+            processes=self.accelerator,
+        )
+        return results, summarize(results)
 
-        Raises:
-            ValueError: there are no dev rows.
-        """
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if dataset is None:
-            raise ValueError("There are no dev rows; set dev_data, or eval_strategy: no.")
-        began = time.perf_counter()
-        wrapped = self.model_wrapped if self.is_fsdp_enabled or self.is_deepspeed_enabled else self.model
-        training = wrapped.training
-        wrapped.eval()
-        try:
-            with self.accelerator.autocast():
-                results = evaluate_retrieval(
-                    wrapped,
-                    self.processing_class,
-                    self.accelerator.unwrap_model(self.model).config,
-                    dataset,
-                    batch_size=self.args.per_device_eval_batch_size,
-                    query_length=self.query_length,
-                    document_length=self.document_length,
-                    device=self.args.device,
-                    queries_per_language=self.eval_queries,
-                    processes=self.accelerator,
-                )
-        finally:
-            wrapped.train(training)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in summarize(results).items()}
-        seconds = time.perf_counter() - began
-        metrics[f"{metric_key_prefix}_runtime"] = seconds
-        self.pause(seconds)  # texts_per_second is training's
-        if self.is_world_process_zero():
-            logger.info(
-                "step %d: MRR@10 %.3f (lowest %.3f), nDCG@10 %.3f, first right %.3f; %.0f terms a query, %.0f a text",
-                self.state.global_step,
-                *(metrics[f"{metric_key_prefix}_{name}"] for name in ("mrr_mean", "mrr_min", "ndcg_mean")),
-                *(metrics[f"{metric_key_prefix}_{name}_mean"] for name in ("accuracy", "active_dims_query")),
-                metrics[f"{metric_key_prefix}_active_dims_document_mean"],
-            )
-            logger.info(
-                "MRR@10 by language: %s", ", ".join(f"{result.language} {result.mrr:.3f}" for result in results)
-            )
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+    def show(self, results: list[LanguageRetrieval], metrics: dict[str, float]) -> None:
+        """Log the means, and each language's MRR@10."""
+        logger.info(
+            "step %d: MRR@10 %.3f (lowest %.3f), nDCG@10 %.3f, first right %.3f; %.0f terms a query, %.0f a text",
+            self.state.global_step,
+            *(metrics[name] for name in ("mrr_mean", "mrr_min", "ndcg_mean", "accuracy_mean")),
+            *(metrics[f"active_dims_{side}_mean"] for side in SIDES),
+        )
+        logger.info("MRR@10 by language: %s", ", ".join(f"{result.language} {result.mrr:.3f}" for result in results))
 
     # ---- checkpoints with low-rank updates ----
 
