@@ -1,5 +1,6 @@
 """Every test is offline; what would reach the Hub fails at once instead of waiting for it."""
 
+import logging
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -14,6 +15,15 @@ import tiny
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _package_logger_as_it_was():
+    """The commands and training scripts set its level, which would silence other tests' `caplog`."""
+    package = logging.getLogger("milco_hf")
+    level = package.level
+    yield
+    package.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -417,7 +417,6 @@ def test_memory_is_near_one_copy_of_the_result(tmp_path):
         import re, sys, threading, time
         from pathlib import Path
         from milco_hf.building import build
-from milco_hf.model_card import CardDetails
         own = lambda: int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
         before, most, done = own(), 0, False
         def watch():

@@ -14,6 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from milco_hf.training.alignment import run_sap
 from milco_hf.training.arguments import DataArguments, ModelArguments, SapArguments, TeacherArguments
 from milco_hf.training.config_file import parse_recipe
+from milco_hf.training.stage_setup import end
 
 
 @record  # a process that fails tells torchrun its error
@@ -21,9 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
     classes = (ModelArguments, DataArguments, TeacherArguments, SapArguments)
     arguments = sys.argv[1:] if arguments is None else arguments
-    trainer = run_sap(*parse_recipe(classes, arguments, description=__doc__.splitlines()[0]))
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    end(run_sap(*parse_recipe(classes, arguments, description=__doc__.splitlines()[0])))
 
 
 if __name__ == "__main__":

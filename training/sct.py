@@ -14,6 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from milco_hf.training.config_file import parse_recipe
 from milco_hf.training.retrieval.arguments import SctArguments, SctDataArguments, SctModelArguments
 from milco_hf.training.retrieval.run import run_sct
+from milco_hf.training.stage_setup import end
 
 
 @record  # a process that fails tells torchrun its error
@@ -21,9 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and train."""
     classes = (SctModelArguments, SctDataArguments, SctArguments)
     arguments = sys.argv[1:] if arguments is None else arguments
-    trainer = run_sct(*parse_recipe(classes, arguments, description=__doc__.splitlines()[0]))
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    end(run_sct(*parse_recipe(classes, arguments, description=__doc__.splitlines()[0])))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import EarlyStoppingCallback, Trainer, set_seed
 
 from milco_hf.modeling import MilcoForSparseEncoding
 from milco_hf.training.checkpoints import checkpoint_to_resume
@@ -83,3 +83,16 @@ def resume_from(args: StageArguments) -> str | None:
         ValueError: it is incomplete, or there is none.
     """
     return checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
+
+
+def end(trainer: Trainer) -> None:
+    """Leave the process group, once every process is here.
+
+    DDP goes first: its reducer holds the process group, and the last one to let go of that joins the group's threads. A
+    reducer does so without giving up Python's lock, which such a thread may be waiting for, and the process never ends.
+    """
+    accelerator = trainer.accelerator
+    accelerator.wait_for_everyone()
+    trainer.model_wrapped = trainer.model
+    accelerator.free_memory()
+    accelerator.end_training()
