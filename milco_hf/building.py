@@ -29,6 +29,7 @@ _SETTINGS = (
     "echo_pooling",
     "echo_source",
     "echo_special_tokens",
+    "head_backend",
     "head_chunk_elements",
     "initializer_range",
     "query_length",
@@ -71,7 +72,7 @@ def build(
         overwrite: Whether a checkpoint in the output folder may be replaced.
         **settings: Values for `MilcoConfig`: `echo`, `echo_source`, `echo_activation`, `echo_pooling`,
             `echo_special_tokens`, `echo_bias_init`, `connector_act`, `query_length`, `document_length`,
-            `default_language`, `head_chunk_elements`, `initializer_range`.
+            `default_language`, `head_backend`, `head_chunk_elements`, `initializer_range`.
 
     Returns:
         Path of the checkpoint's folder.

@@ -11,6 +11,7 @@ from .checkpoint_files import write_sentence_transformers_files
 ECHO_SOURCES = ("pivot", "encoder")
 ECHO_ACTIVATIONS = ("log_sat", "relu")
 ECHO_POOLINGS = ("sum", "max")
+HEAD_BACKENDS = ("auto", "reference", "chunked", "triton")
 
 # Encoders that count positions from pad_token_id + 1, so that many of their position rows are never reached.
 _OFFSET_POSITIONS = frozenset(
@@ -59,6 +60,8 @@ class MilcoConfig(PreTrainedConfig):
         document_length: Longest document in tokens; None for as long as fits.
         head_chunk_elements: The head scores its vocabulary in chunks of about this many logits (texts × tokens ×
             terms) at a time.
+        head_backend: How the head computes its maxima, with the same result: "chunked" on any device, "triton" on
+            CUDA (and "chunked" elsewhere), "reference" with all logits in memory, or "auto".
         training_stages: The stages that made these weights, such as ["sap", "sct"].
         initializer_range: Standard deviation of new weights.
 
@@ -88,6 +91,7 @@ class MilcoConfig(PreTrainedConfig):
     query_length: int | None = None
     document_length: int | None = None
     head_chunk_elements: int = 2**23
+    head_backend: str = "auto"
     training_stages: list[str] | None = None
     initializer_range: float = 0.02
     # Derived from the two vocabularies and the encoder; written to config.json for the tools that read them there.
@@ -155,6 +159,8 @@ class MilcoConfig(PreTrainedConfig):
         for name in ("pivot_hidden_act", "connector_act"):
             if getattr(self, name) not in ACT2FN:
                 raise ValueError(f"{name} must be one of {sorted(ACT2FN)}, got {getattr(self, name)!r}.")
+        if self.head_backend not in HEAD_BACKENDS:
+            raise ValueError(f"head_backend must be one of {list(HEAD_BACKENDS)}, got {self.head_backend!r}.")
         if self.pivot_norm_eps <= 0:
             raise ValueError(f"pivot_norm_eps must be positive, got {self.pivot_norm_eps}.")
 

@@ -71,12 +71,13 @@ class LexEchoHead(nn.Module):
         self.decoder = LexEchoDecoder(config)
         self.pivot_vocab_size = config.pivot_vocab_size
         self.chunk_elements = config.head_chunk_elements
+        self.backend = config.head_backend
 
     def forward(self, connected: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns pooled English logits [batch, V_e] and, where the decoder has the row, [ECHO]'s [batch, tokens]."""
         transformed = self.norm(self.activation(self.dense(connected)))  # [batch, tokens, d_e]
         weight, bias, terms = self.decoder.weight, self.decoder.bias, self.pivot_vocab_size
-        pooled = pooled_logits(transformed, weight[:terms], bias[:terms], mask, self.chunk_elements)
+        pooled, _ = pooled_logits(transformed, weight[:terms], bias[:terms], mask, self.chunk_elements, self.backend)
         if not self.decoder.echo_row:
             return pooled, None
         return pooled, nn.functional.linear(transformed, weight[terms:], bias[terms:]).squeeze(-1)
