@@ -12,6 +12,7 @@ from milco_hf.modeling import MilcoConfig, MilcoForSparseEncoding, MilcoOutput
 if TYPE_CHECKING:
     from milco_hf.building import build
     from milco_hf.conversion import convert
+    from milco_hf.encoding import encode_corpus, load_vectors
     from milco_hf.loading import load
     from milco_hf.publish import push
 
@@ -25,7 +26,9 @@ AutoModel.register(MilcoConfig, MilcoForSparseEncoding, exist_ok=True)
 _LAZY = {
     "build": "milco_hf.building",
     "convert": "milco_hf.conversion",
+    "encode_corpus": "milco_hf.encoding",
     "load": "milco_hf.loading",
+    "load_vectors": "milco_hf.encoding",
     "push": "milco_hf.publish",
 }
 
@@ -37,4 +40,14 @@ def __getattr__(name: str) -> object:
     return value
 
 
-__all__ = ["MilcoConfig", "MilcoForSparseEncoding", "MilcoOutput", "build", "convert", "load", "push"]
+__all__ = [
+    "MilcoConfig",
+    "MilcoForSparseEncoding",
+    "MilcoOutput",
+    "build",
+    "convert",
+    "encode_corpus",
+    "load",
+    "load_vectors",
+    "push",
+]

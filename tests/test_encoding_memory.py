@@ -1,0 +1,44 @@
+"""Memory stays flat while a long stream of texts is encoded into a folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import fresh
+import tiny
+
+SCRIPT = """
+import sys
+import milco_hf
+from milco_hf import encode_corpus
+checkpoint, output = sys.argv[1:3]
+
+def resident():
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
+
+found = []
+def texts():
+    for row in range(100_000):
+        if row % 10_000 == 0:
+            found.append(resident())
+        yield f"the old book {row} of the quiet city"[: 8 + row % 29]
+
+folder = encode_corpus(checkpoint, texts(), output=output, shard_size=1000, devices="cpu", progress=False)
+result = found, folder.manifest["entries"]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason=f"{sys.platform} does not say how much is resident")
+def test_memory_is_flat_over_a_long_run(tmp_path):
+    checkpoint = tiny.checkpoint(tmp_path / "tiny")
+    found, entries = fresh.run(SCRIPT, checkpoint, tmp_path / "vectors", cwd=tmp_path, milco_hf=True)
+    assert len(found) == 10
+    settled = found[3]  # MiB after 30,000 texts: caches and arenas have what they need
+    later = entries * 0.6 * 8 / 2**20  # what the vectors of the texts after that take
+    assert later > 8
+    assert max(found[4:]) - settled < later / 2
