@@ -229,6 +229,69 @@ def test_the_release_s_echo_layer_learns_with_the_head(places, tmp_path):
     assert changed == {"head", "echo"}
 
 
+@pytest.mark.parametrize("decay", ["0", "0.1"])
+def test_a_learning_rate_of_its_own_for_the_echo_row(places, tmp_path, decay):
+    """The row moves as under the one rate, everything else as under the other, as long as gradients agree: a step."""
+    flags = ("--train", "head", "--max_steps", "1", "--weight_decay", decay, "--head_learning_rate")
+    slow = weights(s.train(*places, tmp_path / "a", *flags, "0.001"))
+    fast = weights(s.train(*places, tmp_path / "b", *flags, "0.004"))
+    both = weights(s.train(*places, tmp_path / "c", *flags, "0.001", "--echo_learning_rate", "0.004"))
+    for name in ("head.decoder.weight", "head.decoder.bias"):
+        torch.testing.assert_close(both[name][-1], fast[name][-1])
+        assert torch.equal(both[name][:-1], slow[name][:-1])
+        assert not torch.allclose(slow[name][-1], fast[name][-1], atol=1e-4)
+
+
+def test_a_learning_rate_of_its_own_for_the_release_s_echo_layer(places, tmp_path):
+    student = s.student(tmp_path / "student", echo_source="encoder", echo_activation="relu")
+    before = AutoModel.from_pretrained(student).state_dict()
+    rates = ("--head_learning_rate", "0", "--encoder_learning_rate", "0", "--connector_learning_rate", "0")
+    trainer = s.train(student, places[1], tmp_path / "out", *rates, "--echo_learning_rate", "0.02", "--max_steps", "2")
+    changed = {name.split(".")[0] for name, tensor in weights(trainer).items() if not torch.equal(tensor, before[name])}
+    assert changed == {"echo"}
+
+
+def test_an_echo_learning_rate_that_cannot_work(places, tmp_path):
+    for flags, message in (
+        (("--echo_learning_rate", "-1"), "echo_learning_rate must not be negative"),
+        (("--echo_learning_rate", "1", "--head_learning_rate", "0"), "head_learning_rate is 0.0: set it above 0"),
+        (("--echo_learning_rate", "1", "--source_view", "false"), "the decoder has no .ECHO. row; leave it out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            s.train(*places, tmp_path, *flags)
+
+
+def test_rows_without_scores_learn_from_infonce_alone(places, tmp_path):
+    """The KL of a batch counts its unscored questions as zero; InfoNCE counts them all."""
+    records = s.rows()
+    records[0] |= {"pos_scores": None, "neg_scores": None, "neg": []}
+    mixed = s.write(tmp_path / "mixed.jsonl", records)
+    flags = (
+        "--infonce_weight",
+        "0.5",
+        "--per_device_train_batch_size",
+        "30",
+        "--max_steps",
+        "1",
+        "--learning_rate",
+        "0",
+    )
+    found = [s.train(places[0], data, tmp_path / "out", *flags) for data in (places[1], mixed)]
+    full, part = (s.logged(trainer, "kl")[0] for trainer in found)
+    one = s.train(
+        places[0],
+        s.write(tmp_path / "one.jsonl", s.rows()[:1]),
+        tmp_path / "out",
+        *flags,
+        "--per_device_train_batch_size",
+        "1",
+    )
+    # negatives are drawn by row number, so that row 0 has the same ones alone
+    assert part == pytest.approx(full - s.logged(one, "kl")[0] / 30, rel=1e-4)
+    with pytest.raises(ValueError, match="kl_weight needs a teacher's scores, but mixed.jsonl:1"):
+        s.train(places[0], mixed, tmp_path / "out")
+
+
 def test_without_the_source_view(places, tmp_path):
     from sentence_transformers import SparseEncoder
 

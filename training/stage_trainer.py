@@ -110,6 +110,7 @@ class StageTrainer(WholeCheckpoints, Trainer):
             "encoder": self.args.encoder_learning_rate,
             "connector": self.args.connector_learning_rate,
             "head": self.args.head_learning_rate,
+            "echo": getattr(self.args, "echo_learning_rate", None),
         }
         if self.optimizer is not None or all(rate is None for rate in rates.values()):
             return super().create_optimizer(model)
@@ -124,6 +125,7 @@ class StageTrainer(WholeCheckpoints, Trainer):
                 groups.setdefault((part, name in decaying), []).append(parameter)
         optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, opt_model)
         options.pop("lr", None)
+        rates["echo"] = rates["head"] if rates["echo"] is None else rates["echo"]
         self.optimizer = optimizer_class(
             [
                 {
@@ -251,8 +253,6 @@ class StageTrainer(WholeCheckpoints, Trainer):
 
 
 def _part_of(name: str) -> str:
-    """Which part a parameter belongs to; the release's [ECHO] layer learns as the head does."""
+    """Which part a parameter belongs to; the release's [ECHO] layer is one of its own."""
     path = name.split(".")
-    if "echo" in path:
-        return "head"
-    return next((part for part in TRAINABLE if part in path), "encoder")
+    return next((part for part in ("echo", *TRAINABLE) if part in path), "encoder")

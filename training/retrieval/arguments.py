@@ -186,6 +186,10 @@ class SctArguments(StageArguments):
         default=0.0,
         metadata={"help": "Steps until the weight is reached, quadratically; below 1, a share of all steps."},
     )
+    echo_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of [ECHO], which sparse alignment leaves untrained; the head's by default."},
+    )
     gradcache_minibatch: int | None = field(
         default=None,
         metadata={
@@ -206,6 +210,8 @@ class SctArguments(StageArguments):
         for name in ("tau_teacher", "tau_student", "infonce_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.echo_learning_rate is not None:
+            self.check_not_negative("echo_learning_rate")
         if self.gradcache_minibatch is not None and self.gradcache_minibatch < 1:
             raise ValueError(f"gradcache_minibatch must be a positive integer, got {self.gradcache_minibatch}.")
 

@@ -1,9 +1,10 @@
-"""Models without [ECHO], for training and ablations without the source view."""
+"""[ECHO] in training: models without it, and a learning rate of its own."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from milco_hf.modeling import MilcoForSparseEncoding
 
@@ -23,3 +24,60 @@ def remove_echo(model: MilcoForSparseEncoding) -> None:
         decoder.weight = nn.Parameter(decoder.weight[:terms].clone())
         decoder.bias = nn.Parameter(decoder.bias[:terms].clone())
     decoder.out_features, decoder.echo_row = terms, False
+
+
+class EchoRate:
+    """A learning rate of its own for [ECHO], which is one row of the decoder and so no parameter group.
+
+    What a step changed in the row is multiplied by the ratio of the two rates. Adam's steps are proportional to the
+    rate, weight decay included, so that is the step that the row would have made alone.
+
+    Args:
+        model: with [ECHO] in the decoder; its parameters may be sharded (FSDP2).
+        rate: [ECHO]'s learning rate.
+        head_rate: the rate of the parameter group that the decoder is in.
+
+    Raises:
+        ValueError: the head's rate is 0, so that no step can be scaled; or the model has no such row.
+    """
+
+    def __init__(self, model: MilcoForSparseEncoding, rate: float, head_rate: float) -> None:
+        decoder = model.head.decoder
+        if not decoder.echo_row:
+            raise ValueError(f"echo_learning_rate is {rate}, but the decoder has no [ECHO] row; leave it out.")
+        if not head_rate > 0:
+            raise ValueError(f"echo_learning_rate is {rate}, but head_learning_rate is {head_rate}: set it above 0.")
+        self.ratio = rate / head_rate
+        self.parameters = [decoder.weight, decoder.bias]
+        self.rows = [_last_row(parameter) for parameter in self.parameters]
+        self.before: list[Tensor] = []
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Scale every step of an optimizer from now on."""
+        optimizer.register_step_pre_hook(self._keep)
+        optimizer.register_step_post_hook(self._scale)
+
+    def _keep(self, *_: object) -> None:
+        self.before = [
+            _local(parameter)[row].clone() for parameter, row in zip(self.parameters, self.rows, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _scale(self, *_: object) -> None:
+        for parameter, row, before in zip(self.parameters, self.rows, self.before, strict=True):
+            values = _local(parameter)
+            values[row] = before + self.ratio * (values[row] - before)
+
+
+def _local(parameter: Tensor) -> Tensor:
+    """What this process holds of a parameter."""
+    return parameter.detach().to_local() if isinstance(parameter, DTensor) else parameter.detach()
+
+
+def _last_row(parameter: Tensor) -> Tensor:
+    """Booleans over the rows that this process holds: which is the last of the whole parameter."""
+    last = torch.zeros(len(parameter), dtype=torch.bool, device=parameter.device)
+    last[-1] = True
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(last, parameter.device_mesh, parameter.placements).to_local()
+    return last

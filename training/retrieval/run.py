@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from milco_hf.modeling import MilcoConfig, MilcoForSparseEncoding
@@ -132,8 +133,17 @@ def training_rows(data_args: SctDataArguments, args: SctArguments) -> RetrievalD
         whole_corpus=data_args.corpus_negatives > 0,
     )
     if args.needs_scores:
-        data.check_scores(args.needs_scores)
-        if not data_args.negatives or not len(data.negatives.values):
+        scored = data.has_scores & (np.diff(data.negatives.offsets) > 0)
+        if args.infonce_weight and scored.any():
+            logger.info(
+                "%s learns from %d of %d rows, those with a teacher's scores",
+                args.needs_scores,
+                scored.sum(),
+                len(data),
+            )
+        else:
+            data.check_scores(args.needs_scores)
+        if not data_args.negatives or not scored.any():
             lacking = "negatives is 0" if not data_args.negatives else "the training data has no negatives"
             raise ValueError(f"{args.needs_scores} compares a question's passages, but {lacking}: nothing is learned.")
     if data_args.false_negative_threshold is not None:

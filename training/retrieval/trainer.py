@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from milco_hf.training.retrieval.arguments import SctArguments
 from milco_hf.training.retrieval.collapse import collapse_warnings, top_term_overlap
 from milco_hf.training.retrieval.dataset import RetrievalDataset
+from milco_hf.training.retrieval.echo import EchoRate
 from milco_hf.training.retrieval.evaluation import LanguageRetrieval, evaluate_retrieval, summarize
 from milco_hf.training.retrieval.gradcache import CachedTexts
 from milco_hf.training.retrieval.lora import has_lora, load_adapter, merged_state, save_adapter
@@ -56,6 +57,19 @@ class SctTrainer(StageTrainer):
         self.eval_queries = eval_queries
         self.objective = Objective(args, self.model.config.projection_dim, self.model.config.echo)
         self.lora = has_lora(self.model)
+
+    # ---- optimizer ----
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """`StageTrainer`'s, with [ECHO]'s own learning rate where `echo_learning_rate` is set."""
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        rate = self.args.echo_learning_rate
+        unwrapped = self.accelerator.unwrap_model(self.model if model is None else model)
+        if made and rate is not None and unwrapped.echo is None:  # else it is a layer and so a parameter group
+            head = self.args.learning_rate if self.args.head_learning_rate is None else self.args.head_learning_rate
+            EchoRate(unwrapped, rate, head).attach(optimizer)
+        return optimizer
 
     # ---- loss ----
 
