@@ -12,6 +12,7 @@ import argparse
 import json
 import logging
 import random
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -93,11 +94,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="(default: 5; 1 with --quick)")
     parser.add_argument("--batch-tokens", type=int, help="of encode_corpus (default: its own)")
     parser.add_argument("--dtype", help="of encode_corpus, such as auto (default: the weights')")
+    parser.add_argument("--threads", type=int, help="CPU threads; by default PyTorch's own number")
     parser.add_argument("--quick", action="store_true", help="few texts, one round")
     parser.add_argument("--output", default="outputs/benchmarks/encoding.json", metavar="FILE")
     options = parser.parse_args()
     count = options.texts or (96 if options.quick else 2000)
     rounds = options.rounds or (1 if options.quick else 5)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     before = environment(device)
 
@@ -126,11 +130,16 @@ def main() -> None:
 
     found = interleaved(ways, rounds, device)
     ours = found["encode_corpus"].median
+    turns = {  # how often as fast encode_corpus was in each round, which other work on the machine disturbs least
+        name: [other / own for other, own in zip(measurement.seconds, found["encode_corpus"].seconds, strict=True)]
+        for name, measurement in found.items()
+    }
     rows = []
     for name, measurement in found.items():
         spread = f"{count / max(measurement.seconds):.1f} to {count / min(measurement.seconds):.1f}"
         speed = f"{count / measurement.median:.1f}"
-        rows.append([name, speed, spread, f"{measurement.median / ours:.2f}", f"{measurement.peak / 2**20:.0f}"])
+        ratio = f"{statistics.median(turns[name]):.2f} ({min(turns[name]):.2f} to {max(turns[name]):.2f})"
+        rows.append([name, speed, spread, ratio, f"{measurement.peak / 2**20:.0f}"])
     print_table(
         f"{count} texts of {SHORTEST} to {LONGEST} words ({options.lengths}), {options.model}, {before['device']}, "
         f"{before['threads']} threads, {rounds} rounds, load {before['load_before']}",
@@ -144,6 +153,7 @@ def main() -> None:
         "largest_difference": differences,
         "texts_per_second": {name: count / measurement.median for name, measurement in found.items()},
         "times_faster": {name: measurement.median / ours for name, measurement in found.items()},
+        "times_faster_by_round": turns,
         "measurements": {name: measurement.summary() for name, measurement in found.items()},
     }
     write_json(options.output, content)

@@ -7,6 +7,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from .checkpoint_files import write_sentence_transformers_files
+from .view_pruning import parse_views
 
 ECHO_SOURCES = ("pivot", "encoder")
 ECHO_ACTIVATIONS = ("log_sat", "relu")
@@ -14,7 +15,7 @@ ECHO_POOLINGS = ("sum", "max")
 HEAD_BACKENDS = ("auto", "reference", "chunked", "triton")
 
 # Encoders that count positions from pad_token_id + 1, so that many of their position rows are never reached.
-_OFFSET_POSITIONS = frozenset(
+OFFSET_POSITIONS = frozenset(
     {
         "camembert",
         "data2vec-text",
@@ -58,6 +59,10 @@ class MilcoConfig(PreTrainedConfig):
         default_language: For encoders with language adapters (X-MOD): the language of texts that name none.
         query_length: Longest query in tokens; None for as long as fits.
         document_length: Longest document in tokens; None for as long as fits.
+        query_pruning: How `encode_query` and everything built on it prune queries where nobody says otherwise: None for
+            not at all, "mass:0.9", "top_k:30", "max_ratio:0.1" or "threshold:0.2" for the whole vector, or by view
+            {"english": "mass:0.9", "source": "top_k:16"}.
+        document_pruning: Documents likewise.
         head_chunk_elements: The head scores its vocabulary in chunks of about this many logits (texts × tokens ×
             terms) at a time.
         head_backend: How the head computes its maxima, with the same result: "chunked" on any device, "triton" on
@@ -90,6 +95,8 @@ class MilcoConfig(PreTrainedConfig):
     default_language: str | None = None
     query_length: int | None = None
     document_length: int | None = None
+    query_pruning: str | dict[str, str] | None = None
+    document_pruning: str | dict[str, str] | None = None
     head_chunk_elements: int = 2**23
     head_backend: str = "auto"
     training_stages: list[str] | None = None
@@ -109,6 +116,7 @@ class MilcoConfig(PreTrainedConfig):
         self._check_echo()
         self._derive_sizes()
         self._check_lengths()
+        self._check_pruning()
         if self.default_language is not None:
             self.encoder_config.default_language = self._known_language(self.default_language)
         super().__post_init__(**kwargs)
@@ -217,6 +225,13 @@ class MilcoConfig(PreTrainedConfig):
                     "positions allow."
                 )
 
+    def _check_pruning(self) -> None:
+        for name in ("query_pruning", "document_pruning"):
+            try:
+                parse_views(getattr(self, name))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+
 
 def _encoder_config(value: PreTrainedConfig | dict | None) -> PreTrainedConfig:
     """Turns a config, its dictionary or None into the encoder's configuration."""
@@ -231,7 +246,7 @@ def _longest_input(encoder: PreTrainedConfig) -> int | None:
     positions = getattr(encoder, "max_position_embeddings", None)
     if positions is None or positions < 1:
         return None
-    if encoder.model_type in _OFFSET_POSITIONS:
+    if encoder.model_type in OFFSET_POSITIONS:
         positions -= (encoder.pad_token_id or 0) + 1
     return positions
 

@@ -14,6 +14,8 @@ from .alignment_loss import smse
 from .configuration_milco import MilcoConfig
 from .lexecho_head import log_sat, pooled_logits
 from .text_encoding import TextEncodingMixin
+from .unpadded import check_unpadded, encode
+from .view_pruning import prune_vectors
 
 
 @dataclass
@@ -48,7 +50,7 @@ class Connector(nn.Module):
         self.activation = ACT2FN[config.connector_act]
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.activation(self.dense(hidden))  # [batch, tokens, d_e]
+        return self.activation(self.dense(hidden))  # [batch, tokens, d_e], or [tokens, d_e] without padding
 
 
 class LexEchoDecoder(nn.Linear):
@@ -73,11 +75,32 @@ class LexEchoHead(nn.Module):
         self.chunk_elements = config.head_chunk_elements
         self.backend = config.head_backend
 
-    def forward(self, connected: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Returns pooled English logits [batch, V_e] and, where the decoder has the row, [ECHO]'s [batch, tokens]."""
-        transformed = self.norm(self.activation(self.dense(connected)))  # [batch, tokens, d_e]
+    def forward(
+        self,
+        connected: Tensor,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        positive_only: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Scores English terms and, where the decoder has the row, [ECHO].
+
+        Args:
+            connected: φ(H), shape [batch, tokens, d_e] with `mask`, or [tokens of all texts, d_e] with `cu_seqlens`.
+            mask: Nonzero for real tokens, shape [batch, tokens].
+            cu_seqlens: Where each text begins, and at last the number of tokens, shape [batch + 1].
+            positive_only: Whether logits that are not positive are all alike.
+
+        Returns:
+            Pooled English logits [batch, V_e], and [ECHO]'s of each token, shaped as `connected` without d_e, or None.
+        """
+        transformed = self.norm(self.activation(self.dense(connected)))  # [..., d_e]
         weight, bias, terms = self.decoder.weight, self.decoder.bias, self.pivot_vocab_size
-        pooled, _ = pooled_logits(transformed, weight[:terms], bias[:terms], mask, self.chunk_elements, self.backend)
+        pooled, _ = pooled_logits(
+            *(transformed, weight[:terms], bias[:terms], mask, self.chunk_elements, self.backend),
+            cu_seqlens=cu_seqlens,
+            with_winners=False,
+            positive_only=positive_only,
+        )
         if not self.decoder.echo_row:
             return pooled, None
         return pooled, nn.functional.linear(transformed, weight[terms:], bias[terms:]).squeeze(-1)
@@ -153,6 +176,8 @@ class MilcoForSparseEncoding(TextEncodingMixin, MilcoPreTrainedModel):
         language: str | Sequence[str] | None = None,
         return_embeddings: bool = True,
         source_view: bool = True,
+        positive_only: bool = False,
+        task: str | None = None,
         return_dict: bool | None = None,
         **kwargs,
     ) -> MilcoOutput | tuple:
@@ -166,15 +191,21 @@ class MilcoForSparseEncoding(TextEncodingMixin, MilcoPreTrainedModel):
             language: For encoders with language adapters (X-MOD): the texts' language, or one for each.
             return_embeddings: Whether to build the [batch, V_e + V_s] vectors; alignment needs the logits only.
             source_view: Whether source tokens echo; without, their dimensions stay 0.
+            positive_only: Whether `pivot_logits` need to be right only where they are positive, which is all that the
+                vectors show. Without gradients, that is quicker on some CPUs.
+            task: "query" or "document", as sentence-transformers says it, prunes `embeddings` as the configuration's
+                `query_pruning` or `document_pruning` says; None prunes nothing.
             return_dict: False for a tuple.
-            **kwargs: Passed to the encoder (`output_hidden_states`, `position_ids`, …).
+            **kwargs: Passed to the encoder (`output_hidden_states`, `position_ids`, …). With `cu_seq_lens_q`, as
+                sentence-transformers passes it with flash attention, the texts lie one after the other in one row:
+                `input_ids` and `source_weights` are [1, tokens of all texts].
 
         Returns:
             The output of the model; see [`MilcoOutput`].
 
         Raises:
-            ValueError: `input_ids` holds ids below V_e, made by another tokenizer than the checkpoint's, or `language`
-                is none of the encoder's.
+            ValueError: `input_ids` holds ids below V_e, made by another tokenizer than the checkpoint's; `language`
+                is none of the encoder's; or the texts come without padding and the encoder would mix them.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         input_ids = self._source_ids(input_ids, mask)
@@ -182,19 +213,30 @@ class MilcoForSparseEncoding(TextEncodingMixin, MilcoPreTrainedModel):
             kwargs["token_type_ids"] = token_type_ids
         if language is not None:
             kwargs["lang_ids"] = self._language_ids(language, input_ids)
-        encoded = self.encoder(
-            input_ids=input_ids - self.config.pivot_vocab_size, attention_mask=mask, return_dict=True, **kwargs
+        given = kwargs.get("cu_seq_lens_q")
+        if given is not None:
+            check_unpadded(self.encoder.config, input_ids, attention_mask)
+        source_ids = input_ids - self.config.pivot_vocab_size
+        hidden, unpadded, encoded = encode(self.encoder, source_ids, mask, kwargs)
+        cu_seqlens = given if unpadded is None else unpadded.cu_seqlens
+        pivot_logits, echo_logits = self.head(
+            self.connector(hidden), mask if cu_seqlens is None else None, cu_seqlens, positive_only
         )
-        hidden = encoded.last_hidden_state  # [batch, tokens, d_L]
-        pivot_logits, echo_logits = self.head(self.connector(hidden), mask)
         pivot_view = log_sat(pivot_logits)
 
         source_weights = None
         if self.config.echo and source_view:
-            source_weights = self._source_weights(hidden, echo_logits, input_ids, mask)
+            echo_logits = self.echo(hidden) if echo_logits is None else echo_logits
+            echo_logits = unpadded.put_back(echo_logits) if unpadded is not None else echo_logits.view(input_ids.shape)
+            source_weights = self._source_weights(echo_logits, input_ids, mask)
+        embeddings = None
+        if return_embeddings:
+            embeddings = self._embeddings(pivot_view, source_weights, input_ids, given)
+            forms = getattr(self.config, f"{task}_pruning", None)
+            embeddings = embeddings if forms is None else prune_vectors(embeddings, forms, pivot_view.shape[1])
         output = MilcoOutput(
             loss=None if labels is None else smse(pivot_logits, labels).mean(),
-            embeddings=self._embeddings(pivot_view, source_weights, input_ids) if return_embeddings else None,
+            embeddings=embeddings,
             pivot_logits=pivot_logits,
             pivot_view=pivot_view,
             source_weights=source_weights,
@@ -204,10 +246,8 @@ class MilcoForSparseEncoding(TextEncodingMixin, MilcoPreTrainedModel):
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
 
-    def _source_weights(self, hidden: Tensor, echo_logits: Tensor | None, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """w_i of each token, zero where it is padding or a special token that does not echo: [batch, tokens]."""
-        if echo_logits is None:
-            echo_logits = self.echo(hidden)
+    def _source_weights(self, echo_logits: Tensor, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """w_i of each token, zero where it is padding or a special token that does not echo: shaped as `input_ids`."""
         weights = log_sat(echo_logits) if self.config.echo_activation == "log_sat" else torch.relu(echo_logits.float())
         if self.echo is not None:
             weights = weights * self.echo.scale.float()
@@ -217,13 +257,24 @@ class MilcoForSparseEncoding(TextEncodingMixin, MilcoPreTrainedModel):
                 echoing = echoing & (input_ids != special)
         return weights.masked_fill(~echoing, 0.0)
 
-    def _embeddings(self, pivot_view: Tensor, source_weights: Tensor | None, input_ids: Tensor) -> Tensor:
+    def _embeddings(
+        self, pivot_view: Tensor, source_weights: Tensor | None, input_ids: Tensor, cu_seqlens: Tensor | None
+    ) -> Tensor:
         """Both views side by side, equal source tokens summed or their largest taken: [batch, V_e + V_s]."""
-        source = pivot_view.new_zeros((pivot_view.shape[0], self.config.source_vocab_size))
+        width = self.config.source_vocab_size
+        source = pivot_view.new_zeros((pivot_view.shape[0], width))
         if source_weights is not None:
             tokens = input_ids - self.config.pivot_vocab_size
             reduce = "sum" if self.config.echo_pooling == "sum" else "amax"
-            source = source.scatter_reduce(1, tokens, source_weights, reduce=reduce, include_self=True)
+            if cu_seqlens is None:
+                source = source.scatter_reduce(1, tokens, source_weights, reduce=reduce, include_self=True)
+            else:
+                text = torch.arange(len(source), device=tokens.device).repeat_interleave(
+                    cu_seqlens.diff(), output_size=tokens.shape[1]
+                )
+                place, weights = text * width + tokens[0], source_weights[0]
+                source = source.flatten().scatter_reduce(0, place, weights, reduce=reduce, include_self=True)
+                source = source.view(len(pivot_view), width)
         return torch.cat([pivot_view, source], dim=1)
 
     def _source_ids(self, input_ids: Tensor, mask: Tensor) -> Tensor:

@@ -30,4 +30,33 @@ def max_over_tokens(hidden: Tensor, weight: Tensor, mask: Tensor, dtype: torch.d
     return maxima.to(wide), winners
 
 
-__all__ = ["max_over_tokens"]
+def max_over_segments(hidden: Tensor, weight: Tensor, cu_seqlens: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """As `max_over_tokens`, of texts that lie one after the other without padding.
+
+    Args:
+        hidden: Shape [tokens of all texts, d_e].
+        weight: Shape [V_e, d_e].
+        cu_seqlens: Where each text begins, and at last where the last one ends, shape [batch + 1].
+        dtype: What the products are computed in.
+
+    Returns:
+        Maxima and winners as `max_over_tokens`; winners count from each text's first token.
+    """
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits = hidden.to(dtype) @ weight.to(dtype).T  # [tokens, terms]
+        found = [_largest(text) for text in logits.split(cu_seqlens.diff().tolist())]
+    if not found:
+        return logits[:0].to(wide), torch.zeros_like(logits[:0], dtype=torch.int64)
+    maxima, winners = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return maxima.to(wide), winners
+
+
+def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Maximum and place over the tokens of one text; a sum of none where it has none."""
+    if len(logits) == 0:
+        return logits.sum(dim=0), torch.zeros(logits.shape[1], dtype=torch.int64, device=logits.device)
+    return logits.max(dim=0)
+
+
+__all__ = ["max_over_segments", "max_over_tokens"]

@@ -63,14 +63,14 @@ class TextEncodingMixin:
         self._tokenizer = tokenizer
 
     def encode_query(self, texts: str | Sequence[str], **kwargs) -> Tensor | list[dict[str, float]]:
-        """`encode_text` with `config.query_length` as the default for `max_length`."""
+        """`encode_text` with `config.query_length` as the default for `max_length`, pruned as `query_pruning` says."""
         kwargs["max_length"] = kwargs.get("max_length") or self.config.query_length
-        return self.encode_text(texts, **kwargs)
+        return self.encode_text(texts, **{"task": "query", **kwargs})
 
     def encode_document(self, texts: str | Sequence[str], **kwargs) -> Tensor | list[dict[str, float]]:
-        """`encode_text` with `config.document_length` as the default for `max_length`."""
+        """`encode_text` with `config.document_length` as the default for `max_length`, pruned as `document_pruning`."""
         kwargs["max_length"] = kwargs.get("max_length") or self.config.document_length
-        return self.encode_text(texts, **kwargs)
+        return self.encode_text(texts, **{"task": "document", **kwargs})
 
     @torch.no_grad()
     def encode_text(
@@ -82,6 +82,7 @@ class TextEncodingMixin:
         source_view: bool = True,
         language: str | Sequence[str] | None = None,
         show_progress_bar: bool = False,
+        task: str | None = None,
     ) -> Tensor | dict[str, float] | list[dict[str, float]]:
         """Encodes texts into sparse vectors, in batches of similar length.
 
@@ -95,6 +96,7 @@ class TextEncodingMixin:
             source_view: Whether source tokens echo.
             language: For encoders with language adapters (X-MOD): the texts' language, or one for each.
             show_progress_bar: Whether to show progress.
+            task: "query" or "document" prunes as the configuration says; None prunes nothing.
 
         Returns:
             A sparse tensor [texts, V_e + V_s] in fp32 on the model's device ([V_e + V_s] for one text), or the
@@ -104,6 +106,8 @@ class TextEncodingMixin:
             TypeError: `texts` holds something that is no string.
             ValueError: A number cannot work; the message names it.
         """
+        if task not in (None, "query", "document"):
+            raise ValueError(f'task must be "query", "document" or None, got {task!r}.')
         single = isinstance(texts, str)
         texts = [texts] if single else list(texts)
         for text in texts:
@@ -118,7 +122,7 @@ class TextEncodingMixin:
         was_training = self.training
         self.eval()
         try:
-            rows = self._encode_rows(encodings, order, batch_size, source_view, languages, show_progress_bar)
+            rows = self._encode_rows(encodings, order, batch_size, source_view, languages, show_progress_bar, task)
         finally:
             self.train(was_training)
         if return_dict:
@@ -168,6 +172,7 @@ class TextEncodingMixin:
         source_view: bool,
         languages: list[str] | None,
         show_progress_bar: bool,
+        task: str | None,
     ) -> list[tuple[Tensor, Tensor]]:
         """(dimensions, weights) of each text's nonzero entries, in the texts' own order."""
         rows = [None] * len(order)
@@ -176,7 +181,7 @@ class TextEncodingMixin:
             padded = self.tokenizer.pad({"input_ids": [encodings[i] for i in batch]}, return_tensors="pt")
             language = None if languages is None else [languages[i] for i in batch]
             vectors = self(
-                **padded.to(self.device), source_view=source_view, language=language, return_dict=True
+                **padded.to(self.device), source_view=source_view, language=language, task=task, return_dict=True
             ).embeddings
             for i, vector in zip(batch, vectors, strict=True):
                 dims = vector.nonzero().squeeze(1)

@@ -135,8 +135,6 @@ def test_views_are_pruned_by_themselves(model):
 
 
 def test_ties_are_broken_as_pruning_breaks_them():
-    from milco_hf.encoding.rows import _pruned
-
     rng = np.random.default_rng(0)
     matrix = sparse.random_array((30, 50), density=0.3, rng=rng, format="csr", dtype=np.float32)
     matrix.data = np.ceil(matrix.data * 4) / 4
@@ -145,7 +143,7 @@ def test_ties_are_broken_as_pruning_breaks_them():
     keys, values = torch.from_numpy(rows * 50 + matrix.indices), torch.from_numpy(matrix.data)
     for form in ("mass:0.5", "mass:0.9", "top_k:4"):
         how = pruning.Pruning.parse(form)
-        kept, weights = _pruned(keys, values, 30, 50, how)
+        kept, weights = pruning.prune_entries(keys, values, 30, 50, how)
         expected = how(matrix)
         np.testing.assert_array_equal(kept % 50, expected.indices)
         np.testing.assert_array_equal(weights, expected.data)

@@ -34,14 +34,16 @@ for batch, tokens, width, terms, lengths, dtype in cases:
         shapes = ((batch, tokens, width), (terms, width), (terms,))
         tensors = [torch.randint(-2, 3, shape).to(dtype) for shape in shapes]
         grad = torch.randint(-2, 3, (batch, terms)).float()
-        found = []
-        for backend in ("reference", "triton"):
-            parameters = [tensor.clone().requires_grad_() for tensor in tensors]
-            pooled, winners = pooled_logits(*parameters, mask, backend=backend)
-            found.append([pooled, winners, *torch.autograd.grad(pooled, parameters, grad)])
-        for name, one, other in zip(("maxima", "winners", "hidden", "weight", "bias"), *found):
-            assert one.dtype == other.dtype and one.shape == other.shape, name
-            assert torch.equal(one, other), (batch, tokens, dtype, padded, name, one, other)
+        cu_seqlens = torch.nn.functional.pad(mask.sum(1).cumsum(0), (1, 0)).int()
+        for states, where in ((tensors[0], {"mask": mask}), (tensors[0][mask], {"cu_seqlens": cu_seqlens})):
+            found = []
+            for backend in ("reference", "triton"):
+                parameters = [tensor.clone().requires_grad_() for tensor in (states, *tensors[1:])]
+                pooled, winners = pooled_logits(*parameters, **where, backend=backend)
+                found.append([pooled, winners, *torch.autograd.grad(pooled, parameters, grad)])
+            for name, one, other in zip(("maxima", "winners", "hidden", "weight", "bias"), *found):
+                assert one.dtype == other.dtype and one.shape == other.shape, name
+                assert torch.equal(one, other), (batch, tokens, dtype, padded, where, name, one, other)
         result.append(int(grad.count_nonzero()))
 
 # autocast: fp32 parameters, bf16 products, gradients in fp32

@@ -84,6 +84,7 @@ def test_the_mode_and_the_device_stay_as_they_were(model):
     ("call", "error", "message"),
     [
         ({"texts": ["a", None]}, TypeError, "texts must be strings, got None of type NoneType"),
+        ({"texts": ["a"], "task": "queries"}, ValueError, 'task must be "query", "document" or None, got .queries.'),
         ({"texts": ["a"], "batch_size": 0}, ValueError, "batch_size must be a positive integer, got 0"),
         ({"texts": ["a"], "max_length": 2}, ValueError, "max_length must be at least 3 .* got 2"),
         ({"texts": ["a"], "max_length": 99}, ValueError, "max_length=99 is more than the 62 tokens"),

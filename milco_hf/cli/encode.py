@@ -10,6 +10,8 @@ from itertools import chain, islice, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from milco_hf.cli.arguments import positive
+
 if TYPE_CHECKING:
     from sentence_transformers import SparseEncoder
     from torch import Tensor
@@ -49,9 +51,9 @@ def add_parser(verbs: argparse._SubParsersAction, parents: list[argparse.Argumen
     parser.add_argument(
         "--as", dest="task", choices=("query", "document"), default="document", help="(default: document)"
     )
-    parser.add_argument("--top-k", type=_positive, metavar="K", help="keep the K heaviest dimensions (default: all)")
+    parser.add_argument("--top-k", type=positive, metavar="K", help="keep the K heaviest dimensions (default: all)")
     parser.add_argument("--ids", action="store_true", help="print dimensions and weights in place of terms")
-    parser.add_argument("--batch-size", type=_positive, metavar="N", help="texts at a time (default: 32)")
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="texts at a time (default: 32)")
     parser.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: the best there is)")
     _add_corpus_options(parser.add_argument_group("corpora, with --output"))
     parser.set_defaults(run=run)
@@ -64,14 +66,15 @@ def _add_corpus_options(group: argparse._ArgumentGroup) -> None:
         "--prune",
         nargs="+",
         metavar="HOW",
-        help="mass:SHARE or top_k:K of whole vectors, or of the views: english=mass:0.9 source=top_k:16",
+        help="mass:SHARE, top_k:K, max_ratio:SHARE or threshold:WEIGHT of whole vectors, or of the views: "
+        "english=mass:0.9 source=top_k:16; or none (default: as the checkpoint says)",
     )
     group.add_argument("--views", choices=("both", "english", "source"), help="keep one view alone (default: both)")
-    group.add_argument("--max-length", type=_positive, metavar="N", help="cut texts to N tokens (default: the model's)")
-    group.add_argument("--batch-tokens", type=_positive, metavar="N", help="tokens at a time (default: by the device)")
+    group.add_argument("--max-length", type=positive, metavar="N", help="cut texts to N tokens (default: the model's)")
+    group.add_argument("--batch-tokens", type=positive, metavar="N", help="tokens at a time (default: by the device)")
     group.add_argument("--dtype", choices=("auto", "bfloat16", "float16"), help="compute in it (default: the weights')")
     group.add_argument("--devices", nargs="+", metavar="DEVICE", help="a process for each, such as cuda:0 cuda:1")
-    group.add_argument("--shard-size", type=_positive, metavar="N", help="texts in a shard (default: 16384)")
+    group.add_argument("--shard-size", type=positive, metavar="N", help="texts in a shard (default: 16384)")
     group.add_argument("--no-resume", dest="resume", action="store_false", default=None, help="replace, not continue")
 
 
@@ -202,10 +205,3 @@ def _blocks(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:
     iterator = iter(texts)
     while block := list(islice(iterator, size)):
         yield block
-
-
-def _positive(value: str) -> int:
-    number = int(value)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"has to be at least 1, got {number}")
-    return number

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from milco_hf.cli.arguments import positive
+from milco_hf.pruning import VIEWS
+
 SETTINGS = ("monolingual", "matrix", "mixed")
-VIEWS = ("both", "english", "source")
 
 EXAMPLES = """\
 examples:
@@ -53,7 +55,7 @@ def add_parser(verbs: argparse._SubParsersAction, parents: list[argparse.Argumen
     what.add_argument("--languages", nargs="+", metavar="XX", help="only these (default: all)")
     what.add_argument("--split", help="of the judgements (default: test for folders, the usual one for names)")
     what.add_argument("--measures", nargs="+", metavar="M", help="as ir_measures writes them (default: nDCG@10 …)")
-    what.add_argument("--depth", type=_positive, default=100, metavar="K", help="documents ranked (default: 100)")
+    what.add_argument("--depth", type=positive, default=100, metavar="K", help="documents ranked (default: 100)")
     what.add_argument(
         "--passages",
         type=int,
@@ -70,19 +72,25 @@ def add_parser(verbs: argparse._SubParsersAction, parents: list[argparse.Argumen
         help="never count the document whose id is the query's (default: where mteb says so)",
     )
     model = parser.add_argument_group("the models")
-    model.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="texts at a time (default: 32)")
-    model.add_argument("--max-length", type=_positive, metavar="N", help="tokens of a document (default: the model's)")
-    model.add_argument("--query-length", type=_positive, metavar="N", help="tokens of a query (default: the model's)")
+    model.add_argument("--batch-size", type=positive, default=32, metavar="N", help="texts at a time (default: 32)")
+    model.add_argument("--max-length", type=positive, metavar="N", help="tokens of a document (default: the model's)")
+    model.add_argument("--query-length", type=positive, metavar="N", help="tokens of a query (default: the model's)")
     model.add_argument("--dtype", help="of the weights, such as bfloat16 (default: as stored)")
     model.add_argument("--device", help="such as cpu or cuda:1 (default: the best there is)")
     model.add_argument("--trust-remote-code", action="store_true", help="run code that comes with a model")
     model.add_argument("--view", choices=VIEWS, default="both", help="of MILCO vectors (default: both)")
-    model.add_argument("--prune", metavar="METHOD:X", help="documents of sparse models: mass:0.9 or top_k:30")
-    model.add_argument("--prune-queries", metavar="METHOD:X", help="queries of sparse models, likewise")
+    model.add_argument(
+        "--prune",
+        nargs="+",
+        metavar="HOW",
+        help="documents of sparse models: mass:0.9, top_k:30, max_ratio:0.1, threshold:0.2, none, or by view "
+        "english=HOW source=HOW (default: as the checkpoint says)",
+    )
+    model.add_argument("--prune-queries", nargs="+", metavar="HOW", help="queries of sparse models, likewise")
     model.add_argument(
         "--pruning-curve",
         nargs="*",
-        type=_positive,
+        type=positive,
         metavar="DIMS",
         help="also quality by dimensions kept, of mass and top-k pruning (default: 10 20 30 50 100 200)",
     )
@@ -111,7 +119,7 @@ def run(options: argparse.Namespace) -> None:
         _run_mteb(options, shared)
         return
     from milco_hf.evaluation import evaluate
-    from milco_hf.pruning import Pruning
+    from milco_hf.pruning import parse
 
     curve: Any = options.pruning_curve
     report = evaluate(
@@ -127,8 +135,8 @@ def run(options: argparse.Namespace) -> None:
         cache=False if options.no_cache else options.cache or True,
         pruning_curve=False if curve is None else curve or True,
         view=options.view,
-        prune=Pruning.parse(options.prune) if options.prune else None,
-        prune_queries=Pruning.parse(options.prune_queries) if options.prune_queries else None,
+        prune=parse(options.prune) if options.prune else None,
+        prune_queries=parse(options.prune_queries) if options.prune_queries else None,
         **shared,
     )
     sys.stdout.write(report.to_markdown())
@@ -159,10 +167,3 @@ def _run_mteb(options: argparse.Namespace, shared: dict[str, Any]) -> None:
 
     tasks = [task for text in options.mteb for task in text.split(",") if task]
     sys.stdout.write(f"{mteb_table(evaluate_mteb(options.models, tasks, **shared))}\n")
-
-
-def _positive(value: str) -> int:
-    number = int(value)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"has to be at least 1, got {number}")
-    return number

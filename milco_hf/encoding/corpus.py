@@ -12,12 +12,13 @@ from tqdm.auto import tqdm
 
 from milco_hf.encoding.folder import VectorFolder, stacked
 from milco_hf.encoding.opening import KINDS, Opened, autocast_dtype, default_batch_tokens, open_model
-from milco_hf.encoding.rows import VIEWS, Batch, Job, Prune, Rows, parse_prune
+from milco_hf.encoding.rows import Batch, Job, Rows
 from milco_hf.encoding.run import Run
 from milco_hf.encoding.shards import Pending, encode_shards, read_shards
 from milco_hf.encoding.tokens import Cut, Reader
 from milco_hf.encoding.workers import encode_here, encode_on
 from milco_hf.fingerprint import model_fingerprint
+from milco_hf.pruning import VIEWS, Prune, default_pruning, parse
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +73,8 @@ def encode_corpus(
             log line says how much was cut off.
         views: "both", or "english" or "source" alone; the matrix keeps all V_e + V_s columns.
         prune: Such as "mass:0.9" or "top_k:64" (`milco_hf.pruning`), of the whole vector, or of each view by itself:
-            {"english": "mass:0.9", "source": "top_k:16"}. By default the model's `max_active_dims`, if it has any.
+            {"english": "mass:0.9", "source": "top_k:16"}; "none" for no pruning. By default what the model says: its
+            configuration, or a SparseEncoder's `max_active_dims`.
         dtype: None computes in the dtype of the weights, "bfloat16" and "float16" under autocast; "auto" is bf16 on
             devices that are fast at it. Weights are returned in fp32.
         devices: One device, or several such as ["cuda:0", "cuda:1"] or ["cpu", "cpu"], with a process for each (a
@@ -100,10 +102,9 @@ def encode_corpus(
     for name, number in (("shard_size", shard_size), ("batch_tokens", batch_tokens)):
         if number is not None and number < 1:
             raise ValueError(f"{name} has to be at least 1, got {number}.")
-    forms = parse_prune(prune)
+    asked = None if prune is None else parse(prune)
     opened = open_model(model, devices)
-    if not forms and getattr(opened.whole, "max_active_dims", None):
-        forms = parse_prune(f"top_k:{opened.whole.max_active_dims}")
+    forms = default_pruning(opened.whole, kind) if asked is None else asked
     job = Job(views, forms, autocast_dtype(dtype, opened.devices))
     reader = Reader(
         opened.whole.tokenizer,

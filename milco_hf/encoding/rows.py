@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 
 from milco_hf.modeling import MilcoForSparseEncoding
-from milco_hf.pruning import Pruning
-
-VIEWS = ("both", "english", "source")
-Prune = str | Pruning | Mapping[str, str | Pruning] | None
+from milco_hf.pruning import Pruning, prune_entries
 
 
 @dataclass(frozen=True)
@@ -51,23 +48,6 @@ class Rows:
     weights: np.ndarray
 
 
-def parse_prune(prune: Prune) -> dict[str, Pruning]:
-    """Reads what `encode_corpus` takes as `prune`.
-
-    Raises:
-        ValueError: A form or a view is unknown.
-    """
-    if prune is None:
-        return {}
-    if isinstance(prune, (str, Pruning)):
-        prune = {"both": prune}
-    if unknown := set(prune) - set(VIEWS):
-        raise ValueError(f"prune names the views {', '.join(VIEWS)}, got {', '.join(map(repr, sorted(unknown)))}.")
-    if "both" in prune and len(prune) > 1:
-        raise ValueError('prune takes "both", or "english" and "source", not all of them.')
-    return {view: form if isinstance(form, Pruning) else Pruning.parse(form) for view, form in prune.items()}
-
-
 @torch.inference_mode()
 def encode_batch(model: MilcoForSparseEncoding, batch: Batch, job: Job) -> Rows:
     """The vectors of a batch.
@@ -91,6 +71,7 @@ def encode_batch(model: MilcoForSparseEncoding, batch: Batch, job: Job) -> Rows:
             attention_mask=mask,
             return_embeddings=False,
             source_view=job.views != "english",
+            positive_only=True,
             return_dict=True,
         )
     width = model.config.projection_dim
@@ -99,14 +80,14 @@ def encode_batch(model: MilcoForSparseEncoding, batch: Batch, job: Job) -> Rows:
         found.append(("english", *_pivot_entries(output.pivot_view, width)))
     if output.source_weights is not None:
         found.append(("source", *_source_entries(ids, output.source_weights, width, model.config.echo_pooling)))
-    found = [_pruned(keys, values, len(ids), width, job.prune.get(view)) for view, keys, values in found]
+    found = [prune_entries(keys, values, len(ids), width, job.prune.get(view)) for view, keys, values in found]
     if not found:  # the source view alone, of a model that has none
         found = [(torch.zeros(0, dtype=torch.long, device=device), torch.zeros(0, device=device))]
     keys, values = (torch.cat(parts) for parts in zip(*found))
     if len(found) > 1:
         keys, order = keys.sort()
         values = values[order]
-    keys, values = _pruned(keys, values, len(ids), width, job.prune.get("both"))
+    keys, values = prune_entries(keys, values, len(ids), width, job.prune.get("both"))
     counts = torch.bincount(keys // width, minlength=len(ids))
     return Rows(counts.cpu().numpy(), (keys % width).int().cpu().numpy(), values.float().cpu().numpy())
 
@@ -127,29 +108,4 @@ def _source_entries(ids: Tensor, weights: Tensor, width: int, pooling: str) -> t
     return keys[kept], pooled[kept]
 
 
-def _pruned(keys: Tensor, values: Tensor, rows: int, width: int, pruning: Pruning | None) -> tuple[Tensor, Tensor]:
-    """What `milco_hf.pruning` keeps of entries with ascending keys, found on their device."""
-    if pruning is None or not len(keys):
-        return keys, values
-    row = keys // width
-    counts = torch.bincount(row, minlength=rows)
-    order = values.argsort(descending=True, stable=True)  # stable, so that columns break ties
-    order = order[row[order].argsort(stable=True)]
-    places = torch.arange(len(keys), device=keys.device) - (counts.cumsum(0) - counts)[row]
-    if pruning.method == "top_k":
-        keep = places < pruning.amount
-    else:
-        if float(values.min()) < 0:
-            raise ValueError(f"Mass pruning needs weights that are not negative, got {float(values.min())}.")
-        wide = torch.float32 if keys.device.type == "mps" else torch.float64  # mps has no fp64
-        padded = torch.zeros((rows, int(counts.max())), dtype=wide, device=keys.device)
-        padded[row, places] = values[order].to(wide)
-        total = padded.cumsum(1)
-        before = torch.nn.functional.pad(total[:, :-1], (1, 0))
-        keep = ((before < pruning.amount * total[:, -1:]) | (pruning.amount == 1))[row, places]
-    kept = torch.zeros_like(keep)
-    kept[order] = keep
-    return keys[kept], values[kept]
-
-
-__all__ = ["VIEWS", "Batch", "Job", "Prune", "Rows", "encode_batch", "parse_prune"]
+__all__ = ["Batch", "Job", "Rows", "encode_batch"]

@@ -25,7 +25,8 @@ def sentence_transformers_files(query_length: int | None, document_length: int |
     lengths = {"query_length": query_length, "document_length": document_length}
     transformer.update({name: length for name, length in lengths.items() if length is not None})
     return {
-        "modules.json": [{"idx": 0, "name": "0", "path": "", "type": _TRANSFORMER}],
+        # "task" tells `forward` whether a text is a query or a document, which may be pruned differently
+        "modules.json": [{"idx": 0, "name": "0", "path": "", "type": _TRANSFORMER, "kwargs": ["task"]}],
         "sentence_bert_config.json": transformer,
         "config_sentence_transformers.json": {
             "model_type": "SparseEncoder",

@@ -12,8 +12,6 @@ import os
 import torch
 from torch import Tensor
 
-from .pooled_chunked import winner_dtype
-
 try:
     import triton
     import triton.language as tl
@@ -35,34 +33,41 @@ def triton_problem(device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def forward(hidden: Tensor, weight: Tensor, mask: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def forward(
+    hidden: Tensor, weight: Tensor, mask: Tensor | None, starts: Tensor, winner: torch.dtype, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """The largest inner product over a text's real tokens; products are added up in fp32 and never leave the chip.
 
     Args:
-        hidden: Shape [batch, tokens, d_e].
+        hidden: States of all tokens, text after text, shape [rows, d_e].
         weight: Shape [V_e, d_e].
-        mask: True for real tokens, shape [batch, tokens].
+        mask: True for real tokens, with `rows` elements; None if all are.
+        starts: The row that each text begins with, and `rows` at last, shape [batch + 1].
+        winner: Dtype of the winners.
         dtype: What is multiplied; tiles are cast to it as they are read.
 
     Returns:
         Maxima [batch, V_e] in fp32 (a NaN among a text's logits comes out as infinity), and the token that each one
-        comes from, the lowest where several are equal, in `winner_dtype`. Texts without real tokens hold anything.
+        comes from, counted from its text's first and the lowest where several are equal. Texts without real tokens
+        hold anything.
     """
-    (batch, tokens, width), terms = hidden.shape, weight.shape[0]
+    (rows, width), terms, batch = hidden.shape, weight.shape[0], len(starts) - 1
     maxima = hidden.new_empty((batch, terms), dtype=torch.float32)
-    winners = hidden.new_empty((batch, terms), dtype=winner_dtype(tokens))
-    if batch == 0 or tokens == 0:
+    winners = hidden.new_empty((batch, terms), dtype=winner)
+    if batch == 0 or rows == 0:
         return maxima.zero_(), winners.zero_()
-    hidden, weight, mask = hidden.contiguous(), weight.contiguous(), mask.to(torch.uint8).contiguous()
+    hidden, weight, starts = hidden.contiguous(), weight.contiguous(), starts.contiguous()
+    real = starts if mask is None else mask.to(torch.uint8).contiguous()  # without a mask nothing reads it
 
     def grid(meta: dict) -> tuple[int, int]:
         return batch, triton.cdiv(terms, meta["BLOCK_TERMS"])
 
     with _on(hidden.device):
         _max_kernel[grid](
-            *(hidden, weight, mask, maxima, winners, tokens, terms),
-            triton.next_power_of_2(tokens),
+            *(hidden, weight, real, starts, maxima, winners, terms),
+            triton.next_power_of_2(triton.cdiv(rows, batch)),
             WIDTH=width,
+            MASKED=mask is not None,
             COMPUTE=_TYPES[dtype],
             # the interpreter multiplies the bit patterns of bf16 as whole numbers
             MULTIPLY=tl.float32 if _INTERPRETED else _TYPES[dtype],
@@ -72,7 +77,13 @@ def forward(hidden: Tensor, weight: Tensor, mask: Tensor, dtype: torch.dtype) ->
 
 
 def backward(
-    grad: Tensor, winners: Tensor, hidden: Tensor, weight: Tensor, dtype: torch.dtype, needed: tuple[bool, bool]
+    grad: Tensor,
+    winners: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    starts: Tensor,
+    dtype: torch.dtype,
+    needed: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
     """Sends each maximum's gradient to the token and the term that it comes from, in a fixed order.
 
@@ -81,19 +92,20 @@ def backward(
         winners: As `forward` returned them.
         hidden: As given to `forward`.
         weight: As given to `forward`.
+        starts: As given to `forward`.
         dtype: What the tiles are cast to as they are read; sums are in fp32.
         needed: Whether `hidden` and `weight` need gradients.
 
     Returns:
         Gradients of `hidden` and `weight`, None where not needed.
     """
-    (batch, tokens, width), terms = hidden.shape, weight.shape[0]
-    if batch == 0 or tokens == 0:
+    (rows, width), terms, batch = hidden.shape, weight.shape[0], len(grad)
+    if batch == 0 or rows == 0:
         return (
             torch.zeros_like(hidden) if needed[0] else None,
             torch.zeros_like(weight) if needed[1] else None,
         )
-    grad, hidden, weight = grad.contiguous(), hidden.contiguous(), weight.contiguous()
+    grad, hidden, weight, starts = (tensor.contiguous() for tensor in (grad, hidden, weight, starts))
     block = min(256, triton.next_power_of_2(width))
     sizes = {"WIDTH": width, "COMPUTE": _TYPES[dtype], "BLOCK_WIDTH": block}
     slices = triton.cdiv(width, block)
@@ -101,27 +113,23 @@ def backward(
     of_weight = torch.empty_like(weight) if needed[1] else None
     with _on(hidden.device):
         if needed[0]:
-            order, starts = _pairs_by_token(grad, winners, tokens)
-            _hidden_kernel[(batch * tokens, slices)](
-                grad, weight, order, starts, of_hidden, terms, BLOCK_PAIRS=16, **sizes
-            )
+            order, pairs = _pairs_by_token(grad, winners, starts, rows)
+            _hidden_kernel[(rows, slices)](grad, weight, order, pairs, of_hidden, terms, BLOCK_PAIRS=16, **sizes)
         if needed[1]:
             _weight_kernel[(terms, slices)](
-                grad, winners, hidden, of_weight, batch, tokens, terms, BLOCK_TEXTS=16, **sizes
+                grad, winners, hidden, starts, of_weight, batch, terms, BLOCK_TEXTS=16, **sizes
             )
     return of_hidden, of_weight
 
 
-def _pairs_by_token(grad: Tensor, winners: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+def _pairs_by_token(grad: Tensor, winners: Tensor, starts: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """(text, term) pairs sorted by the token that won them, and where each token's pairs start.
 
     Pairs without gradient sort behind all tokens. Nothing here waits for the device.
     """
-    batch = grad.shape[0]
-    text = torch.arange(batch, dtype=torch.int32, device=grad.device).unsqueeze(1)
-    row = torch.where((grad != 0) & (winners >= 0), text * tokens + winners, batch * tokens).int()
+    row = torch.where((grad != 0) & (winners >= 0), starts[:-1].unsqueeze(1) + winners, rows).int()
     row, order = row.flatten().sort(stable=True)
-    numbers = torch.arange(batch * tokens + 1, dtype=torch.int32, device=grad.device)
+    numbers = torch.arange(rows + 1, dtype=torch.int32, device=grad.device)
     return order, torch.searchsorted(row, numbers)
 
 
@@ -162,12 +170,13 @@ if triton is not None:
         hidden,
         weight,
         mask,
+        starts,
         maxima,
         winners,
-        tokens,
         terms,
         bucket,
         WIDTH: tl.constexpr,
+        MASKED: tl.constexpr,
         COMPUTE: tl.constexpr,
         MULTIPLY: tl.constexpr,
         PRECISION: tl.constexpr,
@@ -181,15 +190,19 @@ if triton is not None:
         known = term < terms
         best = tl.full((BLOCK_TERMS,), float("-inf"), tl.float32)
         winner = tl.full((BLOCK_TERMS,), -1, tl.int32)
+        row = tl.load(starts + text).to(tl.int64)
+        tokens = (tl.load(starts + text + 1) - row).to(tl.int32)
         for start in range(0, tokens, BLOCK_TOKENS):
             token = start + tl.arange(0, BLOCK_TOKENS)
-            real = tl.load(mask + text * tokens + token, mask=token < tokens, other=0) != 0
+            real = token < tokens
+            if MASKED:
+                real = tl.load(mask + row + token, mask=real, other=0) != 0
             if tl.max(real.to(tl.int32), axis=0) > 0:  # padding of shorter texts costs nothing
                 logits = tl.zeros((BLOCK_TOKENS, BLOCK_TERMS), tl.float32)
                 for first in range(0, WIDTH, BLOCK_WIDTH):
                     dim = first + tl.arange(0, BLOCK_WIDTH)
                     states = tl.load(
-                        hidden + (text * tokens + token)[:, None] * WIDTH + dim[None, :],
+                        hidden + (row + token)[:, None] * WIDTH + dim[None, :],
                         mask=real[:, None] & (dim < WIDTH)[None, :],
                         other=0.0,
                     )
@@ -244,9 +257,9 @@ if triton is not None:
         grad,
         winners,
         hidden,
+        starts,
         result,
         batch,
-        tokens,
         terms,
         WIDTH: tl.constexpr,
         COMPUTE: tl.constexpr,
@@ -262,8 +275,9 @@ if triton is not None:
             value = tl.load(grad + text * terms + term, mask=text < batch, other=0.0).to(tl.float32)
             winner = tl.load(winners + text * terms + term, mask=text < batch, other=-1).to(tl.int64)
             active = (value != 0) & (winner >= 0)
+            row = tl.load(starts + text, mask=text < batch, other=0).to(tl.int64) + winner
             states = tl.load(
-                hidden + (text * tokens + winner)[:, None] * WIDTH + dim[None, :],
+                hidden + row[:, None] * WIDTH + dim[None, :],
                 mask=active[:, None] & (dim < WIDTH)[None, :],
                 other=0.0,
             )

@@ -14,9 +14,8 @@ from milco_hf.evaluation.systems.base import Prepared
 from milco_hf.evaluation.systems.encoding import in_batches, set_lengths
 from milco_hf.evaluation.systems.fingerprint import model_fingerprint
 from milco_hf.evaluation.vectors import SparseVectors
-from milco_hf.pruning import Pruning
-
-VIEWS = ("both", "english", "source")
+from milco_hf.pruning import VIEWS, Prune, default_pruning, parse, unpruned
+from milco_hf.pruning import prune as pruned
 
 
 class SparseSystemEncoder:
@@ -31,8 +30,8 @@ class SparseSystemEncoder:
         max_length: Documents are cut to so many tokens; None for what the model says.
         query_length: Queries likewise.
         view: "both", or only the "english" or "source" dimensions of a MILCO vector.
-        prune: Of documents.
-        prune_queries: Of queries.
+        prune: Of documents (see `milco_hf.pruning.parse`); by default as the checkpoint's `document_pruning` says.
+        prune_queries: Of queries, by default as `query_pruning` says.
 
     Raises:
         ValueError: The view is unknown or the model has no views; the similarity is neither dot nor cosine.
@@ -51,8 +50,8 @@ class SparseSystemEncoder:
         max_length: int | None = None,
         query_length: int | None = None,
         view: str = "both",
-        prune: Pruning | None = None,
-        prune_queries: Pruning | None = None,
+        prune: Prune = None,
+        prune_queries: Prune = None,
     ) -> None:
         if model.similarity_fn_name not in ("dot", "cosine"):
             raise ValueError(
@@ -63,17 +62,20 @@ class SparseSystemEncoder:
         self.batch_size = batch_size
         self.view = view
         self.columns = _columns(model, view)
-        self.prune = prune
-        self.prune_queries = prune_queries
+        # what `max_active_dims` leaves out, the vectors that are cached do not hold either
+        own = {kind: default_pruning(model, kind, max_active_dims=False) for kind in ("document", "query")}
+        self.prune: Prune = own["document"] if prune is None else parse(prune)
+        self.prune_queries: Prune = own["query"] if prune_queries is None else parse(prune_queries)
         lengths = set_lengths(model, max_length, query_length)
-        self.fingerprint = model_fingerprint(model, max_active_dims=model.max_active_dims)
+        with unpruned(model):  # vectors are cached whole
+            self.fingerprint = model_fingerprint(model, max_active_dims=model.max_active_dims)
         self.settings: dict[str, Any] = {
             **lengths,
             "dtype": str(model.dtype).removeprefix("torch."),
             "similarity": model.similarity_fn_name,
             "view": view,
-            "prune": str(prune) if prune else None,
-            "prune_queries": str(prune_queries) if prune_queries else None,
+            "prune": shown(self.prune),
+            "prune_queries": shown(self.prune_queries),
         }
 
     def encode_documents(self, texts: Sequence[str]) -> SparseVectors:
@@ -114,12 +116,20 @@ class SparseSystemEncoder:
             )
             return SparseVectors(to_csr(tensor))
 
-        return in_batches(SparseVectors, batch, texts, self.batch_size, self.name)
+        with unpruned(self.model):
+            return in_batches(SparseVectors, batch, texts, self.batch_size, self.name)
 
-    def _view(self, matrix: sparse.csr_array, prune: Pruning | None) -> sparse.csr_array:
+    def _view(self, matrix: sparse.csr_array, prune: Prune) -> sparse.csr_array:
         """Pruning sees what is searched: the columns of the view, and lengths as the cosine wants them."""
         matrix = matrix if self.columns is None else matrix[:, self.columns]
-        matrix = prune(matrix) if prune else matrix
+        forms = parse(prune)
+        if forms:
+            terms = matrix.shape[1]
+            if self.view == "source":
+                terms = 0
+            elif set(forms) != {"both"}:
+                terms = _boundary(self.model, "english")
+            matrix = pruned(matrix, forms, terms)
         if self.model.similarity_fn_name == "cosine":
             norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1))).ravel()
             scale = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
@@ -140,10 +150,24 @@ def _columns(model: SparseEncoder, view: str) -> slice | None:
         raise ValueError(f"view has to be one of {', '.join(VIEWS)}, got {view!r}.")
     if view == "both":
         return None
-    boundary = getattr(getattr(model.transformers_model, "config", None), "pivot_vocab_size", None)
-    if boundary is None:
-        raise ValueError(f"Only MILCO checkpoints have an English and a source view; leave view={view!r} out.")
+    boundary = _boundary(model, view)
     return slice(0, boundary) if view == "english" else slice(boundary, None)
 
 
-__all__ = ["VIEWS", "SparseSystemEncoder", "to_csr"]
+def _boundary(model: SparseEncoder, view: str) -> int:
+    """V_e, where the source view begins."""
+    boundary = getattr(getattr(model.transformers_model, "config", None), "pivot_vocab_size", None)
+    if boundary is None:
+        raise ValueError(f"Only MILCO checkpoints have an English and a source view; leave view={view!r} out.")
+    return boundary
+
+
+def shown(prune: Prune) -> str | None:
+    """Pruning as tables show it, None for none."""
+    forms = parse(prune)
+    if set(forms) == {"both"}:
+        return str(forms["both"])
+    return " ".join(f"{view}={form}" for view, form in sorted(forms.items())) or None
+
+
+__all__ = ["SparseSystemEncoder", "to_csr"]
