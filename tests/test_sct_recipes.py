@@ -49,12 +49,11 @@ def test_the_paper_s_recipe_distils_with_l1():
 def test_milco_mini_leaves_out_what_is_not_free():
     """Sources whose licence has NC or ND, or is not stated, by the table that comes with the data."""
     _, data, _ = parse("--config", str(TRAINING / "recipes" / "milco-mini-sct.yaml"))
-    reasons = re.findall(
-        r"^  - (.*\S)  # (.+)$", (TRAINING / "recipes" / "milco-mini-sct.yaml").read_text(), re.MULTILINE
-    )
+    text = (TRAINING / "recipes" / "milco-mini-sct.yaml").read_text()
+    reasons = re.findall(r"^  - (.*\S)  # (.+)$", text[text.index("exclude_sources:") :], re.MULTILINE)
     assert [name for name, _ in reasons] == data.exclude_sources
     assert all(re.search("NC|ND|not stated", reason) for _, reason in reasons)
-    assert all(is_local(entry) for entry in data.train_data)
+    assert all(is_local(RetrievalSource.parse(entry).path) for entry in data.train_data)
 
 
 def test_flags_override_the_recipe():
@@ -72,3 +71,11 @@ def test_the_script_runs_from_the_root():
     assert done.returncode == 0
     assert "--gradcache_minibatch" in done.stdout
     assert "--allow-unaligned" in done.stdout
+
+
+@pytest.mark.slow
+def test_milco_mini_s_second_stage_asks_for_its_data():
+    script = TRAINING / "recipes" / "milco-mini-sct.sh"
+    done = subprocess.run(["bash", str(script), "checkpoint"], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "bash training/recipes/milco-mini-sct.sh CHECKPOINT PARALLEL RETRIEVAL TEACHER" in done.stderr

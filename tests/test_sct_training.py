@@ -7,6 +7,7 @@ from transformers import AutoModel
 import helpers_sct as s
 import tiny
 from milco_hf.training.retrieval import run
+from milco_hf.training.retrieval.echo import EchoRate
 from milco_hf.training.retrieval.gradcache import RandomState
 from milco_hf.training.retrieval.ranking_losses import infonce, kl_divergence, margin_mse, not_negatives
 
@@ -251,11 +252,31 @@ def test_a_learning_rate_of_its_own_for_the_release_s_echo_layer(places, tmp_pat
     assert changed == {"echo"}
 
 
+def test_the_echo_row_s_learning_rate_stays_when_parameters_are_replaced():
+    """FSDP2 shards the model after the optimizer was made, and gives both new parameters."""
+    model = tiny.model()
+    decoder = model.head.decoder
+    optimizer = torch.optim.SGD([decoder.weight, decoder.bias], lr=0.1)
+    EchoRate(model, rate=0.4, head_rate=0.1).attach(optimizer)
+    for name in ("weight", "bias"):
+        setattr(decoder, name, torch.nn.Parameter(getattr(decoder, name).detach().clone()))
+    optimizer.param_groups[0]["params"] = [decoder.weight, decoder.bias]
+    for parameter in (decoder.weight, decoder.bias):
+        before = parameter.detach().clone()
+        parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        moved = before - parameter.detach()
+        torch.testing.assert_close(moved[:-1], torch.full_like(moved[:-1], 0.1))
+        torch.testing.assert_close(moved[-1], torch.full_like(moved[-1], 0.4))
+        parameter.grad = None
+
+
 def test_an_echo_learning_rate_that_cannot_work(places, tmp_path):
     for flags, message in (
         (("--echo_learning_rate", "-1"), "echo_learning_rate must not be negative"),
         (("--echo_learning_rate", "1", "--head_learning_rate", "0"), "head_learning_rate is 0.0: set it above 0"),
         (("--echo_learning_rate", "1", "--source_view", "false"), "the decoder has no .ECHO. row; leave it out"),
+        (("--echo_learning_rate", "1", "--train", "encoder"), "part of the head, which train leaves out"),
     ):
         with pytest.raises(ValueError, match=message):
             s.train(*places, tmp_path, *flags)
@@ -290,6 +311,7 @@ def test_rows_without_scores_learn_from_infonce_alone(places, tmp_path):
     assert part == pytest.approx(full - s.logged(one, "kl")[0] / 30, rel=1e-4)
     with pytest.raises(ValueError, match="kl_weight needs a teacher's scores, but mixed.jsonl:1"):
         s.train(places[0], mixed, tmp_path / "out")
+    s.train(places[0], mixed, tmp_path / "out", *flags, "--negative_sampling", "stratified")  # row 0 has no negatives
 
 
 def test_without_the_source_view(places, tmp_path):

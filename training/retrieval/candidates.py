@@ -55,7 +55,7 @@ class CandidateDataset(Dataset):
                         "Passages' languages come from a column `language`, or from their file's name (sw.jsonl)."
                     )
         if method != "random" and negatives:
-            data.check_scores(f"negative_sampling: {method}")
+            data.check_scores(f"negative_sampling: {method}", data.has_negatives)
 
     def __len__(self) -> int:
         return len(self.data)

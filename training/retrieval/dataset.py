@@ -124,13 +124,22 @@ class RetrievalDataset:
             missing[scores.rows[np.isnan(scores.values)]] = True
         return ~missing
 
-    def check_scores(self, reason: str) -> None:
+    @property
+    def has_negatives(self) -> np.ndarray:
+        """Whether each row has a negative, [N] booleans."""
+        return np.diff(self.negatives.offsets) > 0
+
+    def check_scores(self, reason: str, rows: np.ndarray | None = None) -> None:
         """Refuse rows without a teacher's scores.
+
+        Args:
+            reason: what needs them.
+            rows: which rows do, [N] booleans; all by default.
 
         Raises:
             ValueError: there is one; the message names the first.
         """
-        missing = np.flatnonzero(~self.has_scores)
+        missing = np.flatnonzero(~self.has_scores if rows is None else rows & ~self.has_scores)
         if len(missing):
             raise ValueError(
                 f"{reason} needs a teacher's scores, but {self.place(int(missing[0]))} has none, and {len(missing)} of "

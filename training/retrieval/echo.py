@@ -38,7 +38,8 @@ class EchoRate:
         head_rate: the rate of the parameter group that the decoder is in.
 
     Raises:
-        ValueError: the head's rate is 0, so that no step can be scaled; or the model has no such row.
+        ValueError: the head's rate is 0, so that no step can be scaled; or the model has no such row, or does not train
+            it.
     """
 
     def __init__(self, model: MilcoForSparseEncoding, rate: float, head_rate: float) -> None:
@@ -47,9 +48,11 @@ class EchoRate:
             raise ValueError(f"echo_learning_rate is {rate}, but the decoder has no [ECHO] row; leave it out.")
         if not head_rate > 0:
             raise ValueError(f"echo_learning_rate is {rate}, but head_learning_rate is {head_rate}: set it above 0.")
+        if not decoder.weight.requires_grad:
+            raise ValueError(f"echo_learning_rate is {rate}, but [ECHO] is part of the head, which train leaves out.")
         self.ratio = rate / head_rate
-        self.parameters = [decoder.weight, decoder.bias]
-        self.rows = [_last_row(parameter) for parameter in self.parameters]
+        self.decoder = decoder
+        self.rows: list[Tensor] = []
         self.before: list[Tensor] = []
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
@@ -57,14 +60,19 @@ class EchoRate:
         optimizer.register_step_pre_hook(self._keep)
         optimizer.register_step_post_hook(self._scale)
 
+    @property
+    def _parameters(self) -> list[nn.Parameter]:
+        """As they are now: FSDP2 puts sharded ones into the decoder after the optimizer was made."""
+        return [self.decoder.weight, self.decoder.bias]
+
     def _keep(self, *_: object) -> None:
-        self.before = [
-            _local(parameter)[row].clone() for parameter, row in zip(self.parameters, self.rows, strict=True)
-        ]
+        parameters = self._parameters
+        self.rows = self.rows or [_last_row(parameter) for parameter in parameters]
+        self.before = [_local(parameter)[row].clone() for parameter, row in zip(parameters, self.rows, strict=True)]
 
     @torch.no_grad()
     def _scale(self, *_: object) -> None:
-        for parameter, row, before in zip(self.parameters, self.rows, self.before, strict=True):
+        for parameter, row, before in zip(self._parameters, self.rows, self.before, strict=True):
             values = _local(parameter)
             values[row] = before + self.ratio * (values[row] - before)
 

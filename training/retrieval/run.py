@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from milco_hf.modeling import MilcoConfig, MilcoForSparseEncoding
@@ -133,7 +132,7 @@ def training_rows(data_args: SctDataArguments, args: SctArguments) -> RetrievalD
         whole_corpus=data_args.corpus_negatives > 0,
     )
     if args.needs_scores:
-        scored = data.has_scores & (np.diff(data.negatives.offsets) > 0)
+        scored = data.has_scores & data.has_negatives
         if args.infonce_weight and scored.any():
             logger.info(
                 "%s learns from %d of %d rows, those with a teacher's scores",

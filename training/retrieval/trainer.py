@@ -61,12 +61,22 @@ class SctTrainer(StageTrainer):
     # ---- optimizer ----
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """`StageTrainer`'s, with [ECHO]'s own learning rate where `echo_learning_rate` is set."""
+        """`StageTrainer`'s, with [ECHO]'s own learning rate where `echo_learning_rate` is set.
+
+        Raises:
+            ValueError: that cannot be, see `EchoRate`; or parameters are flattened.
+        """
         made = self.optimizer is None
         optimizer = super().create_optimizer(model)
         rate = self.args.echo_learning_rate
         unwrapped = self.accelerator.unwrap_model(self.model if model is None else model)
         if made and rate is not None and unwrapped.echo is None:  # else it is a layer and so a parameter group
+            fsdp = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+            if self.is_deepspeed_enabled or (fsdp is not None and fsdp.fsdp_version == 1):
+                raise ValueError(
+                    f"echo_learning_rate is {rate}, but DeepSpeed and FSDP 1 flatten the decoder, and [ECHO]'s row is "
+                    "then out of reach. Use FSDP 2 (training/accelerate/fsdp2.yaml) or DDP, or leave it out."
+                )
             head = self.args.learning_rate if self.args.head_learning_rate is None else self.args.head_learning_rate
             EchoRate(unwrapped, rate, head).attach(optimizer)
         return optimizer
