@@ -11,7 +11,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-quick test-slow lint format clean
+.PHONY: help demo test test-quick test-slow test-triton lint format clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -27,6 +27,10 @@ test-quick: $(VENV)/.installed-dev ## The tests that need seconds
 
 test-slow: $(VENV)/.installed-dev ## The tests that start processes or train
 	$(PYTEST) -q -m slow
+
+test-triton: $(VENV)/.installed-dev ## The head's Triton kernels in Triton's interpreter (fetches 286 MB, Linux)
+	@$(PIP) install -c constraints.txt -e ".[dev,triton-test]" $(QUIET)
+	$(PYTEST) -q tests/test_head_triton.py
 
 lint: $(VENV)/.installed-dev ## ruff: rules and format
 	$(BIN)/ruff check .

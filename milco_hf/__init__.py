@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from milco_hf.building import build
     from milco_hf.conversion import convert
     from milco_hf.encoding import encode_corpus, load_vectors
+    from milco_hf.explanation import explain
+    from milco_hf.index import Hit, Index
     from milco_hf.loading import load
     from milco_hf.publish import push
 
@@ -24,9 +26,12 @@ AutoModel.register(MilcoConfig, MilcoForSparseEncoding, exist_ok=True)
 
 # Imported when first used: sentence_transformers alone takes seconds.
 _LAZY = {
+    "Hit": "milco_hf.index",
+    "Index": "milco_hf.index",
     "build": "milco_hf.building",
     "convert": "milco_hf.conversion",
     "encode_corpus": "milco_hf.encoding",
+    "explain": "milco_hf.explanation",
     "load": "milco_hf.loading",
     "load_vectors": "milco_hf.encoding",
     "push": "milco_hf.publish",
@@ -41,12 +46,15 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "Hit",
+    "Index",
     "MilcoConfig",
     "MilcoForSparseEncoding",
     "MilcoOutput",
     "build",
     "convert",
     "encode_corpus",
+    "explain",
     "load",
     "load_vectors",
     "push",

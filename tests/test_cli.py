@@ -14,6 +14,11 @@ from transformers.utils import logging as transformers_logging
 import milco_hf
 from milco_hf.cli import main
 
+VERBS = (
+    *("demo", "encode", "explain", "index", "search", "serve", "export"),
+    *("evaluate", "build", "convert", "mine", "score", "push"),
+)
+
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was():
@@ -37,7 +42,7 @@ def test_help_shows_examples_and_every_verb(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "milco build --encoder BAAI/bge-m3-unsupervised --pivot naver/splade-v3 --output milco-560m" in text
-    for verb in ("demo", "encode", "evaluate", "build", "convert", "mine", "score", "push"):
+    for verb in VERBS:
         with pytest.raises(SystemExit) as stop:
             main([verb, "--help"])
         assert stop.value.code == 0

@@ -11,7 +11,21 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.logging import RichHandler
 
-from milco_hf.cli import build, convert, demo, encode, evaluate, mine, push, score
+from milco_hf.cli import (
+    build,
+    convert,
+    demo,
+    encode,
+    evaluate,
+    explain,
+    export,
+    index,
+    mine,
+    push,
+    score,
+    search,
+    serve,
+)
 
 EXAMPLES = """\
 examples:
@@ -19,6 +33,12 @@ examples:
       terms of one sentence in six languages, and a search across languages, offline
   milco encode "Кто написал эту книгу?" "Who wrote this book?"
       the weighted terms of each text, one JSON object a line
+  milco explain "Musik der alten Stadt" "The old city is known for its music." --html why.html
+      which terms matched, what each adds, and which word raised it
+  milco index corpus.jsonl --output my-index
+      an index to search, in any language; milco search and milco serve read it
+  milco export vectors --to qdrant --url http://localhost:6333 --collection docs
+      what milco encode --output wrote, into a search engine
   milco evaluate milco-mini --bm25 --data xquad-r/ --setting matrix --output results
       every language's queries to every language's documents: run files, tables and a heat map
   milco build --encoder BAAI/bge-m3-unsupervised --pivot naver/splade-v3 --output milco-560m
@@ -49,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="store_true", help="print the version and exit")
     verbs = root.add_subparsers(dest="verb", metavar="VERB", title="verbs")
-    for verb in (demo, encode, evaluate, build, convert, mine, score, push):
+    for verb in (demo, encode, explain, index, search, serve, export, evaluate, build, convert, mine, score, push):
         verb.add_parser(verbs, [shared])
     return root
 
