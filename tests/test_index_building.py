@@ -83,6 +83,27 @@ def write_shard_never(*_):
     raise Killed
 
 
+def test_adding_leaves_a_build_that_waits_to_go_on(model, tmp_path, monkeypatch):
+    path = tmp_path / "i"
+    index = build(model, path, ["the old one"])
+    original = run_module.write_shard
+
+    def write_shard(file, *rest):
+        if file.name == "shard-00001.safetensors":
+            raise Killed
+        original(file, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "write_shard", write_shard)
+        with pytest.raises(Killed):
+            build(model, path, overwrite=True)
+    assert index.add(["a new one"], progress=False) == 1
+    written = []
+    monkeypatch.setattr(run_module, "write_shard", lambda *rest: (written.append(rest[0].name), original(*rest)))
+    assert len(build(model, path, overwrite=True)) == len(DOCUMENTS)
+    assert "shard-00000.safetensors" not in written
+
+
 def test_a_build_with_other_settings_does_not_go_on(model, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(run_module.Run, "finish", write_shard_never)

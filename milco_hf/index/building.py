@@ -16,6 +16,7 @@ from milco_hf.index import recall as recalls
 from milco_hf.index.documents import read_documents
 from milco_hf.index.exact import ExactSearch
 from milco_hf.index.manifest import (
+    ADDING,
     BUILDING,
     fingerprint_of,
     flush,
@@ -132,7 +133,7 @@ def build(
             "cut": {"texts": 0, "tokens": 0, "of_tokens": 0},
         }
         about["fingerprint"] = fingerprint_of(about)
-        _finish(path, about, vectors, whole, progress)
+        _finish(path, folder, about, vectors, whole, progress)
     return whole
 
 
@@ -158,7 +159,7 @@ def add(
         rows, stores = open_segments(folders, sum(manifest["dimensions"].values()))
         try:
             vectors = make_segment(
-                path / BUILDING,
+                path / ADDING,  # a build that replaces the index may wait in BUILDING to be continued
                 model,
                 read_documents(documents, **reading),
                 first=rows.documents,
@@ -176,12 +177,14 @@ def add(
         finally:
             for store in stores:
                 store.close()
-        _finish(path, manifest, vectors, model, progress)
+        _finish(path, path / ADDING, manifest, vectors, model, progress)
 
 
-def _finish(path: Path, about: dict[str, Any], vectors: VectorFolder, model: Any, progress: bool) -> None:
+def _finish(
+    path: Path, building: Path, about: dict[str, Any], vectors: VectorFolder, model: Any, progress: bool
+) -> None:
     """Puts a segment that is whole into place, with Seismic's lists where they are wanted."""
-    building, name = path / BUILDING, new_segment()
+    name = new_segment()
     folders = [path / segment["folder"] for segment in about["segments"]] + [building]
     rows, stores = open_segments(folders, vectors.shape[1])
     try:

@@ -15,6 +15,7 @@ NAME = "index.json"
 FORMAT = "milco-index"
 _VERSION = 1
 BUILDING = "building"
+ADDING = "adding"
 COPYING = "copying"
 _LOCK = "building.lock"
 _SEGMENT = "segment-"
@@ -92,7 +93,7 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 
 def _all_ours(folder: Path) -> bool:
     """Whether a folder holds nothing but what builds that died left there."""
-    names = (BUILDING, COPYING, _LOCK, f"{NAME}.partial")
+    names = (BUILDING, ADDING, COPYING, _LOCK, f"{NAME}.partial")
     return all(child.name in names or child.name.startswith(_SEGMENT) for child in folder.iterdir())
 
 
@@ -137,6 +138,7 @@ def versions() -> dict[str, str]:
 
 
 __all__ = [
+    "ADDING",
     "BUILDING",
     "COPYING",
     "check_folder",
