@@ -38,7 +38,7 @@ def test_memory_is_flat_over_a_long_run(tmp_path):
     checkpoint = tiny.checkpoint(tmp_path / "tiny")
     found, entries = fresh.run(SCRIPT, checkpoint, tmp_path / "vectors", cwd=tmp_path, milco_hf=True)
     assert len(found) == 10
-    settled = found[3]  # MiB after 30,000 texts: caches and arenas have what they need
-    later = entries * 0.6 * 8 / 2**20  # what the vectors of the texts after that take
-    assert later > 8
-    assert max(found[4:]) - settled < later / 2
+    settled = max(found[:6])  # MiB up to 50,000 texts: by then caches and arenas have what they need
+    later = entries * 0.5 * 8 / 2**20  # what the vectors of the texts after that take
+    assert later > 7
+    assert max(found[6:]) - settled < later / 2
