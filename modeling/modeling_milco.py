@@ -192,7 +192,8 @@ class MilcoForSparseEncoding(TextEncodingMixin, MilcoPreTrainedModel):
             return_embeddings: Whether to build the [batch, V_e + V_s] vectors; alignment needs the logits only.
             source_view: Whether source tokens echo; without, their dimensions stay 0.
             positive_only: Whether `pivot_logits` need to be right only where they are positive, which is all that the
-                vectors show. Without gradients, that is quicker on some CPUs.
+                vectors show. Without gradients that is quicker on some CPUs, but resident memory grows there with every
+                new length (docs/performance.md), so nothing asks for it by default.
             task: "query" or "document", as sentence-transformers says it, prunes `embeddings` as the configuration's
                 `query_pruning` or `document_pruning` says; None prunes nothing.
             return_dict: False for a tuple.

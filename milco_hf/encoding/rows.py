@@ -71,7 +71,6 @@ def encode_batch(model: MilcoForSparseEncoding, batch: Batch, job: Job) -> Rows:
             attention_mask=mask,
             return_embeddings=False,
             source_view=job.views != "english",
-            positive_only=True,
             return_dict=True,
         )
     width = model.config.projection_dim
