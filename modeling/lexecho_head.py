@@ -17,8 +17,6 @@ from .pooled_chunked import backward as chunked_backward
 from .pooled_chunked import forward as chunked_forward
 from .pooled_chunked import winner_dtype
 from .pooled_reference import max_over_segments, max_over_tokens
-from .pooled_screened import forward as screened_forward
-from .pooled_screened import pays as screening_pays
 from .pooled_segments import forward as segments_forward
 from .pooled_triton import backward as triton_backward
 from .pooled_triton import forward as triton_forward
@@ -45,7 +43,6 @@ def pooled_logits(
     *,
     cu_seqlens: Tensor | None = None,
     with_winners: bool = True,
-    positive_only: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Max over a text's real tokens of the decoder's logits: t̃_j = max_i z_i · w_j + b_j (paper, section 3.1).
 
@@ -61,8 +58,6 @@ def pooled_logits(
         cu_seqlens: Without `mask`: the row that each text begins with, and at last the number of rows, shape
             [batch + 1], as flash attention takes them.
         with_winners: False where nobody reads the winners; without gradients the maximum alone is quicker.
-        positive_only: True where logits of zero and below are all alike, as they are to LogSat: those may then be
-            any number that is not positive. Without gradients and winners, that is quicker on some CPUs.
 
     Returns:
         Pooled logits in fp32 (fp64 for fp64 input), shape [batch, V_e], and the token that each of them comes from,
@@ -87,10 +82,6 @@ def pooled_logits(
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
     backward = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    if positive_only and not (backward or with_winners or backend == "reference"):
-        pooled = _screened(hidden, weight, bias, mask, cu_seqlens, dtype, chunk_elements)
-        if pooled is not None:
-            return pooled, None
     if backend == "reference":
         pooled, winners = _by_reference(hidden, weight, mask, cu_seqlens, dtype)
     else:
@@ -104,27 +95,6 @@ def pooled_logits(
     empty = empty.unsqueeze(1)
     pooled = pooled.masked_fill(empty, torch.finfo(pooled.dtype).min)
     return pooled, winners.masked_fill(empty, -1) if with_winners else None
-
-
-def _screened(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    cu_seqlens: Tensor | None,
-    dtype: torch.dtype,
-    chunk_elements: int,
-) -> Tensor | None:
-    """Pooled logits of which only the positive ones count; None where that would not be quicker."""
-    if torch.compiler.is_compiling() or not screening_pays(hidden, weight, dtype):
-        return None
-    if mask is not None and not mask.all():  # the model takes padding away before
-        return None
-    starts = _starts(hidden, cu_seqlens)
-    pooled = screened_forward(hidden.flatten(0, -2), weight, bias, starts, chunk_elements)
-    if pooled is None:
-        return None
-    return pooled.masked_fill((starts.diff() == 0).unsqueeze(1), torch.finfo(pooled.dtype).min)
 
 
 def _by_reference(

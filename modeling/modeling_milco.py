@@ -1,7 +1,6 @@
 """MilcoForSparseEncoding: encoder → connector → LexEcho head → one vector over English terms and source tokens."""
 
 import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,7 +79,6 @@ class LexEchoHead(nn.Module):
         connected: Tensor,
         mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
-        positive_only: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Scores English terms and, where the decoder has the row, [ECHO].
 
@@ -88,7 +86,6 @@ class LexEchoHead(nn.Module):
             connected: φ(H), shape [batch, tokens, d_e] with `mask`, or [tokens of all texts, d_e] with `cu_seqlens`.
             mask: Nonzero for real tokens, shape [batch, tokens].
             cu_seqlens: Where each text begins, and at last the number of tokens, shape [batch + 1].
-            positive_only: Whether logits that are not positive are all alike.
 
         Returns:
             Pooled English logits [batch, V_e], and [ECHO]'s of each token, shaped as `connected` without d_e, or None.
@@ -99,7 +96,6 @@ class LexEchoHead(nn.Module):
             *(transformed, weight[:terms], bias[:terms], mask, self.chunk_elements, self.backend),
             cu_seqlens=cu_seqlens,
             with_winners=False,
-            positive_only=positive_only,
         )
         if not self.decoder.echo_row:
             return pooled, None
@@ -173,12 +169,13 @@ class MilcoForSparseEncoding(TextEncodingMixin, MilcoPreTrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
-        language: str | Sequence[str] | None = None,
+        language: str | None = None,
         return_embeddings: bool = True,
         source_view: bool = True,
-        positive_only: bool = False,
         task: str | None = None,
         return_dict: bool | None = None,
+        lang_ids: Tensor | None = None,
+        max_active_dims: int | None = None,
         **kwargs,
     ) -> MilcoOutput | tuple:
         """Turns texts into sparse vectors.
@@ -188,15 +185,17 @@ class MilcoForSparseEncoding(TextEncodingMixin, MilcoPreTrainedModel):
             attention_mask: Nonzero for real tokens, shape [batch, tokens]; by default all are.
             token_type_ids: For encoders with token types, shape [batch, tokens].
             labels: The teacher's pooled logits t̃*, shape [batch, V_e]; with them the output holds the SMSE loss.
-            language: For encoders with language adapters (X-MOD): the texts' language, or one for each.
+            language: For encoders with language adapters (X-MOD): the language of all texts, such as "de" or "de_DE";
+                by default the configuration's `default_language`.
             return_embeddings: Whether to build the [batch, V_e + V_s] vectors; alignment needs the logits only.
             source_view: Whether source tokens echo; without, their dimensions stay 0.
-            positive_only: Whether `pivot_logits` need to be right only where they are positive, which is all that the
-                vectors show. Without gradients that is quicker on some CPUs, but resident memory grows there with every
-                new length (docs/performance.md), so nothing asks for it by default.
             task: "query" or "document", as sentence-transformers says it, prunes `embeddings` as the configuration's
                 `query_pruning` or `document_pruning` says; None prunes nothing.
             return_dict: False for a tuple.
+            lang_ids: For encoders with language adapters: each text's, in place of `language`, as
+                `config.adapter_ids` numbers them, shape [batch].
+            max_active_dims: As sentence-transformers says it, which itself keeps so many dimensions: what is asked for
+                wins, so that the configuration's pruning is left out.
             **kwargs: Passed to the encoder (`output_hidden_states`, `position_ids`, …). With `cu_seq_lens_q`, as
                 sentence-transformers passes it with flash attention, the texts lie one after the other in one row:
                 `input_ids` and `source_weights` are [1, tokens of all texts].
@@ -206,23 +205,21 @@ class MilcoForSparseEncoding(TextEncodingMixin, MilcoPreTrainedModel):
 
         Raises:
             ValueError: `input_ids` holds ids below V_e, made by another tokenizer than the checkpoint's; `language`
-                is none of the encoder's; or the texts come without padding and the encoder would mix them.
+                is none of the encoder's, or there are no adapters; or the texts come without padding and the encoder would mix them.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         input_ids = self._source_ids(input_ids, mask)
         if token_type_ids is not None and getattr(self.config.encoder_config, "type_vocab_size", 0):
             kwargs["token_type_ids"] = token_type_ids
-        if language is not None:
-            kwargs["lang_ids"] = self._language_ids(language, input_ids)
+        if self.config.languages or language is not None or lang_ids is not None:
+            kwargs["lang_ids"] = self._adapter_ids(language, lang_ids, input_ids)
         given = kwargs.get("cu_seq_lens_q")
         if given is not None:
             check_unpadded(self.encoder.config, input_ids, attention_mask)
         source_ids = input_ids - self.config.pivot_vocab_size
         hidden, unpadded, encoded = encode(self.encoder, source_ids, mask, kwargs)
         cu_seqlens = given if unpadded is None else unpadded.cu_seqlens
-        pivot_logits, echo_logits = self.head(
-            self.connector(hidden), mask if cu_seqlens is None else None, cu_seqlens, positive_only
-        )
+        pivot_logits, echo_logits = self.head(self.connector(hidden), mask if cu_seqlens is None else None, cu_seqlens)
         pivot_view = log_sat(pivot_logits)
 
         source_weights = None
@@ -233,7 +230,7 @@ class MilcoForSparseEncoding(TextEncodingMixin, MilcoPreTrainedModel):
         embeddings = None
         if return_embeddings:
             embeddings = self._embeddings(pivot_view, source_weights, input_ids, given)
-            forms = getattr(self.config, f"{task}_pruning", None)
+            forms = getattr(self.config, f"{task}_pruning", None) if max_active_dims is None else None
             embeddings = embeddings if forms is None else prune_vectors(embeddings, forms, pivot_view.shape[1])
         output = MilcoOutput(
             loss=None if labels is None else smse(pivot_logits, labels).mean(),
@@ -296,13 +293,26 @@ class MilcoForSparseEncoding(TextEncodingMixin, MilcoPreTrainedModel):
             )
         return input_ids
 
-    def _language_ids(self, language: str | Sequence[str], input_ids: Tensor) -> Tensor:
+    def _adapter_ids(self, language: str | None, lang_ids: Tensor | None, input_ids: Tensor) -> Tensor:
         """Adapter numbers of the texts' languages, [batch]."""
-        names = [language] * input_ids.shape[0] if isinstance(language, str) else list(language)
-        if len(names) != input_ids.shape[0]:
-            raise ValueError(f"language names {len(names)} languages for {input_ids.shape[0]} texts; give one each.")
-        numbers = [self.config.languages.index(self.config._known_language(name)) for name in names]
-        return torch.tensor(numbers, device=input_ids.device)
+        texts = input_ids.shape[0]
+        if language is not None and not isinstance(language, str):
+            # SparseEncoder sorts texts by length, and would hand the list on as it is
+            raise ValueError(
+                f"language has to be one name for all texts here, got {language!r}. Texts of several languages: "
+                "encode_text, encode_query and encode_document of the model or milco_hf.encode_corpus with one language "
+                "for each, or forward with lang_ids=config.adapter_ids([…])."
+            )
+        if lang_ids is None:
+            adapter = None if language is None else self.config.language_adapter(language)
+            return torch.tensor(self.config.adapter_ids([adapter] * texts), device=input_ids.device)
+        if not self.config.languages:
+            raise ValueError("lang_ids is for encoders with language adapters, and this one has none; leave it out.")
+        if language is not None:
+            raise ValueError(f"Give either language, here {language!r}, or lang_ids, not both.")
+        if lang_ids.shape != (texts,):
+            raise ValueError(f"lang_ids has the shape {list(lang_ids.shape)}, but there are {texts} texts: one each.")
+        return lang_ids
 
 
 def _is_new(parameter: nn.Parameter) -> bool:

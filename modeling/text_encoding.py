@@ -80,7 +80,7 @@ class TextEncodingMixin:
         max_length: int | None = None,
         return_dict: bool = False,
         source_view: bool = True,
-        language: str | Sequence[str] | None = None,
+        language: str | Sequence[str | None] | None = None,
         show_progress_bar: bool = False,
         task: str | None = None,
     ) -> Tensor | dict[str, float] | list[dict[str, float]]:
@@ -94,7 +94,9 @@ class TextEncodingMixin:
             return_dict: Whether to return `{"e_music": 1.2, "m_▁Musik": 0.4}` for each text, heaviest first, in
                 place of a tensor.
             source_view: Whether source tokens echo.
-            language: For encoders with language adapters (X-MOD): the texts' language, or one for each.
+            language: For encoders with language adapters (X-MOD): the language of all texts, such as "de" or "de_DE", or
+                one for each, where None is the configuration's `default_language`. Other encoders read all languages
+                alike: they refuse the one name, which was asked for in vain, and pass over one for each, which is data.
             show_progress_bar: Whether to show progress.
             task: "query" or "document" prunes as the configuration says; None prunes nothing.
 
@@ -104,7 +106,7 @@ class TextEncodingMixin:
 
         Raises:
             TypeError: `texts` holds something that is no string.
-            ValueError: A number cannot work; the message names it.
+            ValueError: A number cannot work, or a language has no adapter; the message names it.
         """
         if task not in (None, "query", "document"):
             raise ValueError(f'task must be "query", "document" or None, got {task!r}.')
@@ -115,14 +117,14 @@ class TextEncodingMixin:
                 raise TypeError(f"texts must be strings, got {text!r} of type {type(text).__name__}.")
         if batch_size < 1:
             raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
-        languages = _one_each(language, len(texts))
+        adapters = self._adapters(language, len(texts))
         encodings = self._tokenize(texts, self._checked_length(max_length))
 
         order = sorted(range(len(texts)), key=lambda i: -len(encodings[i]))
         was_training = self.training
         self.eval()
         try:
-            rows = self._encode_rows(encodings, order, batch_size, source_view, languages, show_progress_bar, task)
+            rows = self._encode_rows(encodings, order, batch_size, source_view, adapters, show_progress_bar, task)
         finally:
             self.train(was_training)
         if return_dict:
@@ -130,6 +132,17 @@ class TextEncodingMixin:
         else:
             result = self._as_sparse(rows)
         return result[0] if single else result
+
+    def _adapters(self, language: str | Sequence[str | None] | None, texts: int) -> list[int] | None:
+        """The number of each text's language adapter; None for encoders without adapters."""
+        if language is None or isinstance(language, str):
+            name = None if language is None else self.config.language_adapter(language)
+            return self.config.adapter_ids([name] * texts)
+        if len(language) != texts:
+            raise ValueError(
+                f"language names {len(language)} languages for {texts} texts; give one each, or one for all."
+            )
+        return self.config.adapter_ids(language)
 
     def _checked_length(self, max_length: int | None) -> int | None:
         limits = (self.config.max_position_embeddings, self.tokenizer.model_max_length)
@@ -170,7 +183,7 @@ class TextEncodingMixin:
         order: list[int],
         batch_size: int,
         source_view: bool,
-        languages: list[str] | None,
+        adapters: list[int] | None,
         show_progress_bar: bool,
         task: str | None,
     ) -> list[tuple[Tensor, Tensor]]:
@@ -179,9 +192,9 @@ class TextEncodingMixin:
         for start in tqdm(range(0, len(order), batch_size), desc="Encoding", disable=not show_progress_bar):
             batch = order[start : start + batch_size]
             padded = self.tokenizer.pad({"input_ids": [encodings[i] for i in batch]}, return_tensors="pt")
-            language = None if languages is None else [languages[i] for i in batch]
+            lang_ids = None if adapters is None else torch.tensor([adapters[i] for i in batch], device=self.device)
             vectors = self(
-                **padded.to(self.device), source_view=source_view, language=language, task=task, return_dict=True
+                **padded.to(self.device), source_view=source_view, lang_ids=lang_ids, task=task, return_dict=True
             ).embeddings
             for i, vector in zip(batch, vectors, strict=True):
                 dims = vector.nonzero().squeeze(1)
@@ -209,15 +222,6 @@ class TextEncodingMixin:
         if dim < self.config.pivot_vocab_size:
             return "e_" + token.removeprefix("en: ")
         return f"m_{token}"
-
-
-def _one_each(language: str | Sequence[str] | None, texts: int) -> list[str] | None:
-    """The language of each text, or None."""
-    if language is None or isinstance(language, str):
-        return language if language is None else [language] * texts
-    if len(language) != texts:
-        raise ValueError(f"language names {len(language)} languages for {texts} texts; give one each, or one for all.")
-    return list(language)
 
 
 __all__ = ["TextEncodingMixin"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from milco_hf.modeling import lexecho_head, pooled_chunked, pooled_screened, pooled_segments
+from milco_hf.modeling import pooled_chunked, pooled_segments
 from milco_hf.modeling.lexecho_head import pooled_logits
 from milco_hf.modeling.unpadded import unpad
 
@@ -132,76 +132,3 @@ def test_unpad_takes_and_puts_back():
     assert torch.equal(unpadded.put_back(unpadded.take(values)), values * mask[..., None])
     for nothing in (torch.ones(2, 3), torch.zeros(2, 3), torch.ones(0, 3)):
         assert unpad(nothing) is None
-
-
-@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-@pytest.mark.parametrize("chunk_elements", [1, 50, 10**6])
-@torch.no_grad()
-def test_screening_gives_the_positive_logits_and_nothing_else(monkeypatch, lengths, chunk_elements):
-    monkeypatch.setattr(pooled_chunked, "_NARROWEST", 16)
-    monkeypatch.setattr(pooled_screened, "_MOST", 1.0)
-    hidden, weight, bias, mask = (t.detach() for t in inputs(lengths, torch.float32, width=40, terms=300))
-    bias -= 12.0  # some of each text's terms are positive
-    expected, _ = pooled_logits(hidden, weight, bias, mask, backend="reference")
-    found = pooled_screened.forward(hidden[mask], weight, bias, bounds(lengths), chunk_elements)
-    real = torch.tensor(lengths) > 0
-    assert not real.any() or 0 < (expected[real] > 0).float().mean() < 0.5
-    torch.testing.assert_close(found.relu()[real], expected.relu()[real], rtol=1e-5, atol=1e-5)
-    assert torch.equal(found[real] > 0, expected[real] > 0)
-
-
-@torch.no_grad()
-def test_screening_keeps_what_bf16_cannot_tell_from_zero():
-    torch.manual_seed(1)
-    hidden, weight = torch.randn(64, 256), torch.randn(2000, 256)
-    logits = (hidden @ weight.T).view(4, 16, 2000).amax(1)
-    bias = -logits[0] + 1e-4 * torch.randn(2000)  # the first text's logits are all within rounding of zero
-    rounded = (hidden.bfloat16() @ weight.bfloat16().T).float().view(4, 16, 2000).amax(1)[0] + bias
-    exact = logits[0] + bias
-    assert ((rounded > 0) != (exact > 0)).float().mean() > 0.1, "bf16 alone would be wrong here"
-    cu_seqlens = torch.tensor([0, 16])
-    found = pooled_screened.forward(hidden[:16], weight, bias, cu_seqlens, 2**20)
-    assert found is None, "nearly all terms are near zero: fp32 for all of them"
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pooled_screened, "_MOST", 1.0)
-        found = pooled_screened.forward(hidden[:16], weight, bias, cu_seqlens, 2**20)
-    torch.testing.assert_close(found[0].relu(), exact.relu(), rtol=1e-5, atol=2e-5)
-
-
-def test_screening_is_only_for_who_asks_and_needs_no_gradient(monkeypatch):
-    calls = []
-    whole = pooled_screened.forward
-    monkeypatch.setattr(lexecho_head, "screening_pays", lambda *_: True)
-    monkeypatch.setattr(lexecho_head, "screened_forward", lambda *a: (calls.append(1), whole(*a))[1])
-    monkeypatch.setattr(pooled_screened, "_MOST", 1.0)
-    hidden, weight, bias, mask = inputs([3, 3, 3], torch.float32)
-    ragged = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0]])
-
-    def run(mask=mask, **options):
-        return pooled_logits(hidden, weight, bias, mask, **{"with_winners": False, "positive_only": True, **options})
-
-    expected, _ = run()
-    assert not calls, "gradients need every maximum"
-    with torch.no_grad():
-        for options in ({"with_winners": True}, {"positive_only": False}, {"backend": "reference"}, {"mask": ragged}):
-            run(**options)
-            assert not calls, options
-        pooled, winners = run()
-        empty, _ = pooled_logits(
-            hidden[0], weight, bias, cu_seqlens=torch.tensor([0, 3, 3]), with_winners=False, positive_only=True
-        )
-    assert len(calls) == 2
-    assert winners is None
-    torch.testing.assert_close(pooled.relu(), expected.relu())
-    assert (empty[1] == torch.finfo(torch.float32).min).all()
-
-
-@torch.no_grad()
-def test_screened_nan_is_not_passed_over():
-    hidden, weight = torch.randn(4, 8), torch.randn(20, 8)
-    hidden[1, 2] = float("nan")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(pooled_screened, "_MOST", 1.0)
-        pooled = pooled_screened.forward(hidden, weight, None, torch.tensor([0, 2, 4]), 100)
-    assert pooled[0].isnan().all()
-    assert not pooled[1].isnan().any()

@@ -12,7 +12,6 @@ import torch
 from sentence_transformers import SparseEncoder
 
 from milco_hf.modeling import MilcoConfig, MilcoForSparseEncoding
-from milco_hf.modeling.pooled_screened import cpu_has_bf16
 
 KINDS = ("document", "query")
 # Of batches, padding included. A CPU wants what stays near its caches, a GPU what fills it.
@@ -133,7 +132,10 @@ def _fast_in_bf16(device: str) -> bool:
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return kind == "cpu" and cpu_has_bf16()
+    if kind != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
 
 
 __all__ = ["KINDS", "Opened", "autocast_dtype", "default_batch_tokens", "open_model"]

@@ -1,5 +1,6 @@
 """MilcoConfig: a multilingual encoder, a connector, and an English MLM head with the [ECHO] row."""
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any, ClassVar
 
@@ -7,6 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from .checkpoint_files import write_sentence_transformers_files
+from .language_adapters import find_adapter
 from .view_pruning import parse_views
 
 ECHO_SOURCES = ("pivot", "encoder")
@@ -56,7 +58,8 @@ class MilcoConfig(PreTrainedConfig):
         echo_special_tokens: Whether special tokens echo too (they do in the research release).
         echo_bias_init: Where [ECHO]'s bias starts; at exactly zero its ReLU would have no gradient.
         special_token_ids: Dimensions (V_e already added) of the special tokens, which do not echo.
-        default_language: For encoders with language adapters (X-MOD): the language of texts that name none.
+        default_language: For encoders with language adapters (X-MOD): the language of texts that name none, such as
+            "en" or "en_XX".
         query_length: Longest query in tokens; None for as long as fits.
         document_length: Longest document in tokens; None for as long as fits.
         query_pruning: How `encode_query` and everything built on it prune queries where nobody says otherwise: None for
@@ -118,7 +121,8 @@ class MilcoConfig(PreTrainedConfig):
         self._check_lengths()
         self._check_pruning()
         if self.default_language is not None:
-            self.encoder_config.default_language = self._known_language(self.default_language)
+            self.default_language = self.language_adapter(self.default_language)
+            self.encoder_config.default_language = self.default_language
         super().__post_init__(**kwargs)
 
     @property
@@ -136,6 +140,45 @@ class MilcoConfig(PreTrainedConfig):
         """The encoder's language adapters, in the order of their ids; empty for encoders without."""
         return list(getattr(self.encoder_config, "languages", None) or [])
 
+    def language_adapter(self, language: str) -> str:
+        """The name of the encoder's adapter for a language, such as "de_DE" for "de" (see `find_adapter`).
+
+        Raises:
+            ValueError: The encoder has no adapter for it, or none at all.
+        """
+        if not self.languages:
+            raise ValueError(
+                f"language={language!r}: the {self.encoder_config.model_type} encoder has no language adapters; "
+                "leave the language out."
+            )
+        adapter = find_adapter(language, self.languages)
+        if adapter is None:
+            raise ValueError(f"language={language!r} is not among the encoder's adapters: {self.languages}.")
+        return adapter
+
+    def adapter_ids(self, languages: Sequence[str | None]) -> list[int] | None:
+        """Numbers of the adapters for texts of some languages; None for encoders without adapters, which need none.
+
+        Args:
+            languages: One for each text; None (or "") is the default language.
+
+        Raises:
+            ValueError: The encoder has no adapter for one of them; or one names none and there is no default.
+        """
+        known = self.languages
+        if not known:
+            return None
+        default = getattr(self.encoder_config, "default_language", None)
+        numbers: dict[str | None, int] = {}
+        for language in set(languages):
+            if not language and default is None:
+                raise ValueError(
+                    f"A text names no language, and the {self.encoder_config.model_type} encoder has no "
+                    f"default_language. Name one of {known}, or set config.default_language."
+                )
+            numbers[language] = known.index(self.language_adapter(language or default))
+        return [numbers[language] for language in languages]
+
     def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs) -> None:
         """Saves config.json, and the files that open the folder in sentence-transformers where there are none yet.
 
@@ -147,18 +190,9 @@ class MilcoConfig(PreTrainedConfig):
             **kwargs: As in `PreTrainedConfig.save_pretrained`.
         """
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
-        write_sentence_transformers_files(save_directory, self.query_length, self.document_length)
-
-    def _known_language(self, language: str) -> str:
-        """Returns the language if the encoder has an adapter for it, and refuses it otherwise."""
-        if not self.languages:
-            raise ValueError(
-                f"language={language!r}: the {self.encoder_config.model_type} encoder has no language adapters; "
-                "leave the language out."
-            )
-        if language not in self.languages:
-            raise ValueError(f"language={language!r} is not among the encoder's adapters: {self.languages}.")
-        return language
+        write_sentence_transformers_files(
+            save_directory, self.query_length, self.document_length, language=bool(self.languages)
+        )
 
     def _check_head(self) -> None:
         for name in ("pivot_vocab_size", "pivot_hidden_size", "head_chunk_elements"):

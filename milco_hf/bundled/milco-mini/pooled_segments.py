@@ -1,7 +1,5 @@
 """The LexEcho head's pooling in chunks, of texts that lie one after the other without padding."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -71,43 +69,31 @@ def forward(
     blocks = pieces(lengths[order].tolist(), limit)
     for term in slices:
         rows = weight[term].to(dtype)
-        carry(partial(_products, states, rows), blocks, order, term, maxima, winners)
+        _carry(states, rows, blocks, order, term, maxima, winners)
     return maxima, winners
 
 
-def carry(
-    of_rows: Callable[[slice], Tensor],
+def _carry(
+    states: Tensor,
+    rows: Tensor,
     blocks: list[list[Piece]],
     order: Tensor,
     term: slice,
     maxima: Tensor,
     winners: Tensor | None,
 ) -> None:
-    """Takes the maximum over each text's rows, a block at a time.
-
-    Args:
-        of_rows: Makes the values of some rows, in the order of the pieces: [rows, columns].
-        blocks: As `pieces` made them of lengths in `order`.
-        order: Numbers of the texts, by length.
-        term: The columns in the results.
-        maxima: Shape [batch, V_e], written to.
-        winners: Likewise, or None.
-    """
+    """Takes the maximum over each text's tokens, a block at a time, for the terms of `rows`, which `term` are."""
     start = 0
     for block in blocks:
         end = start + sum(piece.texts * piece.tokens for piece in block)
-        values = of_rows(slice(start, end))
+        logits = states[start:end] @ rows.T  # [tokens, terms] of this chunk
         row, start = 0, end
         for piece in block:
             size = piece.texts * piece.tokens
-            of_texts = values[row : row + size].view(piece.texts, piece.tokens, -1)
+            of_texts = logits[row : row + size].view(piece.texts, piece.tokens, -1)
             chunk = (order[piece.first : piece.first + piece.texts], term)
             keep_largest(of_texts, maxima, winners, chunk, None, first=piece.offset == 0, offset=piece.offset)
             row += size
-
-
-def _products(states: Tensor, rows: Tensor, where: slice) -> Tensor:
-    return states[where] @ rows.T  # [tokens, terms] of this chunk
 
 
 def pieces(lengths: list[int], limit: int) -> list[list[Piece]]:
@@ -165,4 +151,4 @@ def _padded(hidden: Tensor, cu_seqlens: Tensor, lengths: Tensor) -> tuple[Tensor
     return hidden[rows], mask
 
 
-__all__ = ["Piece", "carry", "check_bounds", "forward", "pieces", "rows_in_order"]
+__all__ = ["Piece", "check_bounds", "forward", "pieces", "rows_in_order"]

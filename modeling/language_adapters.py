@@ -1,0 +1,48 @@
+"""Names of languages, as data and people write them, to those of an encoder's language adapters (X-MOD)."""
+
+from collections.abc import Sequence
+
+# Names of languages that have an adapter under another one: ISO 639-1's old codes, and a language's written forms.
+_SAME = {
+    "fil": "tl",
+    "in": "id",
+    "iw": "he",
+    "nb": "no",
+    "nn": "no",
+    "zh-hans": "zh-cn",
+    "zh-hant": "zh-tw",
+    "zh-hk": "zh-tw",
+    "zh-mo": "zh-tw",
+}
+
+
+def find_adapter(language: str, adapters: Sequence[str]) -> str | None:
+    """The adapter for a language; None where there is none.
+
+    Adapters are called by language and country or script, "de_DE", "fr_XX", "zh_TW". The first that fits is taken: one
+    of exactly that name; one of that name but for case, "_" and "-" ("zh-tw"); the first of that language, whatever its
+    country ("de", "pt-br" and "en-GB" are de_DE, pt_XX and en_XX; "zh" is zh_CN, which X-MOD lists before zh_TW).
+    Norwegian's nb and nn are no_XX, Filipino is tl_XX, and zh-Hant, zh-HK and zh-MO are zh_TW.
+
+    Args:
+        language: Such as "de", "de_DE" or "pt-br"; ISO 639-1 codes.
+        adapters: The encoder's, in the order of their ids.
+    """
+    if language in adapters:
+        return language
+    named = _plain(language)
+    plain = [_plain(adapter) for adapter in adapters]
+    for name in (named, _SAME.get(named)):
+        if name in plain:
+            return adapters[plain.index(name)]
+    first = (_SAME.get(named) or named).split("-")[0]
+    first = _SAME.get(first, first)
+    of_language = [adapter for adapter, name in zip(adapters, plain, strict=True) if name.split("-")[0] == first]
+    return of_language[0] if first and of_language else None
+
+
+def _plain(language: str) -> str:
+    return language.strip().lower().replace("_", "-")
+
+
+__all__ = ["find_adapter"]
