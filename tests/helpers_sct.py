@@ -49,6 +49,16 @@ def rows(negatives: int = 4) -> list[dict]:
     return found
 
 
+def bridged(number: int = 12) -> list[dict]:
+    """German questions with English passages, which translate the English rows' and share their parallel_id."""
+    translated = dict(zip(ENGLISH, GERMAN, strict=True))
+    found = []
+    for place, record in enumerate(rows()[:number]):
+        question = " ".join(translated[word] for word in record["query"].split()[:2])
+        found.append({**record, "query": f"{question} wo", "language": "de-en", "parallel_id": f"made-up {place}"})
+    return found
+
+
 def write(path: Path, records: list[dict]) -> Path:
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     return path

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import torch
 
 import helpers_sct as s
 import tiny
@@ -17,6 +18,8 @@ from milco_hf.training.retrieval.collator import CandidateCollator
 from milco_hf.training.retrieval.dataset import Ragged
 from milco_hf.training.retrieval.false_negatives import treat_false_negatives
 from milco_hf.training.retrieval.loading import describe, load_rows
+from milco_hf.training.retrieval.ranking_losses import not_negatives, score_statistics
+from milco_hf.training.retrieval.reading import languages_of
 from milco_hf.training.retrieval.sampling import sample_negatives
 from milco_hf.training.retrieval.sources import RetrievalSource, language_of_file
 
@@ -248,6 +251,58 @@ def test_false_negatives(tmp_path, rule, threshold, false, action):
     assert len(treated[4]) == len(treated[2])
 
 
+def test_translations_of_a_question_share_their_answers(tmp_path):
+    """Each one's positive answers the others, so it is no negative of theirs; other rows' answers stay as they are."""
+    records = [
+        {"query": "q", "pos": ["a"], "parallel_id": 7},
+        {"query": "f", "pos": ["x", "y"], "parallel_id": "8"},
+        {"query": "Q", "pos": ["A", "B"], "parallel_id": "7"},
+        {"query": "other", "pos": ["c"]},
+        {"query": "alone", "pos": ["d"], "parallel_id": "9"},
+    ]
+    data = load(s.write(tmp_path / "rows.jsonl", records), cache=tmp_path / "cache")
+    assert [sorted(data.texts(data.answers[row])) for row in range(5)] == [
+        ["A", "B", "a"],
+        ["x", "y"],
+        ["A", "B", "a"],
+        ["c"],
+        ["d"],
+    ]
+    assert data.texts(data.positives[2]) == ["A", "B"]
+    batch = CandidateCollator(tiny.tokenizer(), 8, 8)(CandidateDataset(data, 0).__getitems__(range(4)))
+    excluded = not_negatives(batch["document_numbers"], batch["answers"])
+    found = [set(data.texts(batch["document_numbers"][~row].numpy())) for row in excluded]
+    drawn = {text for text in ("A", "B") if text in data.texts(batch["document_numbers"].numpy())}
+    asked = {text for text in ("x", "y") if text in data.texts(batch["document_numbers"].numpy())}
+    assert found == [{*asked, "c"}, {"a", "c", *drawn}, {*asked, "c"}, {"a", *drawn, *asked}]
+
+
+@pytest.mark.parametrize("action", ["drop", "promote"])
+def test_false_negatives_of_a_translation_are_no_negatives_either(tmp_path, action):
+    scored = {"pos_scores": [2.0], "neg_scores": [1.9, 0.1]}
+    records = [
+        {"query": "q", "pos": ["a"], "neg": ["b", "c"], "parallel_id": "1", **scored},
+        {"query": "Q", "pos": ["A"], "neg": ["B", "b"], "parallel_id": "1", "pos_scores": [2.0], "neg_scores": [0, 0]},
+    ]
+    data = load(s.write(tmp_path / "rows.jsonl", records))
+    assert treat_false_negatives(data, 0.9, "ratio", action) == 1
+    assert sorted(data.texts(data.answers[1])) == ["A", "a", "b"]
+    assert data.texts(data.positives[0]) == (["a", "b"] if action == "promote" else ["a"])
+    assert data.texts(data.positives[1]) == ["A"]
+
+
+def test_languages_of_questions_and_passages(tmp_path):
+    assert languages_of("sw") == ("sw", "sw")
+    assert languages_of("sw-en") == ("sw", "en")
+    assert languages_of("en", "sw") == ("sw", "en")
+    assert languages_of("zh-tw") == ("zh-tw", "zh-tw")
+    keys = [{"language": "en"}, {"language": "en", "query_language": "sw"}, {"language": "sw-en"}]
+    keys += [{"language": "sw", "query_language": "en"}, {"language": "sw"}]
+    records = [{"query": f"q{number}", "pos": [f"p{number}"], **key} for number, key in enumerate(keys)]
+    assert load(s.write(tmp_path / "rows.jsonl", records)).bridged.tolist() == [False, True, True, False, False]
+    assert not load(s.write(tmp_path / "plain.jsonl", [{"query": "q", "pos": ["a"]}])).bridged.any()
+
+
 def test_a_ratio_needs_positive_scores(tmp_path):
     record = {"query": "q", "pos": ["a"], "neg": ["b"], "pos_scores": [-1.0], "neg_scores": [-2.0]}
     data = load(s.write(tmp_path / "rows.jsonl", [record]))
@@ -278,6 +333,17 @@ def test_stratified_sampling_covers_the_range():
     assert SCORES[sample_negatives(SCORES, 1, "stratified")].tolist() == [10.0]
     crowded = np.array([1.0, 1.0, 1.0, 0.0])
     assert crowded[sample_negatives(crowded, 3, "stratified")].tolist() == [1.0, 1.0, 0.0]
+
+
+def test_stratified_sampling_keeps_the_variance_and_entropy_that_the_log_shows():
+    """Of three: 10, 5.1 and 0 have mean 15.1 / 3; the hardest, 10, 9.9 and 9.8, have variance 0.02 / 3."""
+    chosen = [SCORES[sample_negatives(SCORES, 3, method)] for method in ("stratified", "top")]
+    mean, variance, entropy = score_statistics(torch.from_numpy(np.stack(chosen)), temperature=10.0)
+    assert mean.tolist() == pytest.approx([15.1 / 3, 9.9])
+    assert variance.tolist() == pytest.approx([(10**2 + 5.1**2) / 3 - (15.1 / 3) ** 2, 0.02 / 3])
+    parts = np.exp([1.0, 0.51, 0.0]) / np.exp([1.0, 0.51, 0.0]).sum()
+    assert entropy[0].item() == pytest.approx(-(parts * np.log(parts)).sum())
+    assert variance[0] > 1000 * variance[1]
 
 
 def test_top_sampling_takes_the_hardest():

@@ -3,6 +3,7 @@ import os
 import socket
 import subprocess
 import sys
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,22 @@ def test_two_processes_and_accumulation(one_process, places, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     for name, tensor in expected_weights.items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_two_processes_with_reverse_training_and_parallel_text(one_process, places, tmp_path):
+    """Questions, and texts of both sides, are negatives over both processes."""
+    data = s.write(tmp_path / "rows.jsonl", [*s.bridged(), *s.rows()])
+    pairs = "".join(f"{a} {b}\t{x} {y}\n" for (a, x), (b, y) in permutations(zip(s.ENGLISH, s.GERMAN), 2))
+    (tmp_path / "en-de.tsv").write_text(pairs)
+    flags = ("--train_data", str(data), "--clear_weight", "0.5", "--pivot_infonce_weight", "0.2", "--parallel_data")
+    flags += (str(tmp_path / "en-de.tsv"), "--alignment_weight", "0.1", "--alignment_infonce_weight", "0.3")
+    found = run_script(2, tmp_path / "out", *places, *flags, "--per_device_train_batch_size", "4")
+    expected = one_process(*flags)
+    assert_same(found, expected)
+    for name in ("clear", "pivot_infonce", "bridged_share", "alignment_smse", "alignment_infonce", "alignment"):
+        values = [[entry[name] for entry in log if name in entry] for log, _ in (found, expected)]
+        assert values[0] == pytest.approx(values[1], rel=2e-4), name
+        assert len(values[0]) == 4
 
 
 def test_two_processes_train_low_rank_updates(one_process, places, tmp_path):

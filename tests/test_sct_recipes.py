@@ -8,7 +8,7 @@ import yaml
 
 import helpers_sct as s
 from milco_hf.training.config_file import parse_recipe
-from milco_hf.training.data.sources import is_local
+from milco_hf.training.data.sources import SourceSpec, is_local
 from milco_hf.training.retrieval.sources import RetrievalSource
 
 TRAINING = Path(__file__).parent.parent / "training"
@@ -20,7 +20,7 @@ def parse(*arguments):
 
 
 def test_the_recipes_are_there():
-    assert {path.stem for path in RECIPES} == {"milco-560m-sct", "milco-mini-sct"}
+    assert {path.stem for path in RECIPES} == {"milco-560m-sct", "milco-mini-sct", "small-alignment-sct"}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -30,6 +30,8 @@ def test_recipes_parse(path, tmp_path):
     assert model.model
     sources = [RetrievalSource.parse(entry, corpus=tuple(data.corpus)) for entry in [*data.train_data, *data.dev_data]]
     assert len(sources) == len(recipe["train_data"]) + len(recipe.get("dev_data", []))
+    pairs = [SourceSpec.parse(entry) for entry in data.parallel_data]
+    assert bool(pairs) == args.aligns == ("parallel_data" in recipe)
     assert args.learning_rate == float(recipe["learning_rate"])
     assert data.exclude_sources == recipe.get("exclude_sources", [])
     if args.load_best_model_at_end:
@@ -54,6 +56,20 @@ def test_milco_mini_leaves_out_what_is_not_free():
     assert [name for name, _ in reasons] == data.exclude_sources
     assert all(re.search("NC|ND|not stated", reason) for _, reason in reasons)
     assert all(is_local(RetrievalSource.parse(entry).path) for entry in data.train_data)
+
+
+def test_the_small_sample_alignment_takes_few_texts_that_are_free():
+    """A few thousand in all, English beside other languages, and no pairs that milco-mini leaves out."""
+    _, data, args = parse("--config", str(TRAINING / "recipes" / "small-alignment-sct.yaml"))
+    (pairs,) = (SourceSpec.parse(entry) for entry in data.parallel_data)
+    rows = [RetrievalSource.parse(entry) for entry in data.train_data]
+    assert 2700 < 26 * pairs.max_pairs < 2900
+    assert all(source.max_rows <= 600 for source in rows)
+    free = yaml.safe_load((TRAINING / "recipes" / "milco-mini.yaml").read_text())
+    assert set(free["exclude_sources"]) <= set(pairs.exclude_sources)
+    assert data.batch_language == "mixed"
+    assert args.in_batch
+    assert args.clear_weight > 0
 
 
 def test_flags_override_the_recipe():

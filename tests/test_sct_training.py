@@ -13,9 +13,9 @@ from milco_hf.training.retrieval.ranking_losses import infonce, kl_divergence, m
 
 MANY = ("--kl_weight", "0.5", "--margin_mse_weight", "0.1", "--infonce_weight", "0.3", "--infonce_temperature", "0.7")
 MANY += ("--tau_teacher", "0.5", "--tau_student", "2", "--query_sparsity_weight", "0.02")
-MANY += ("--document_sparsity_weight", "0.01")
+MANY += ("--document_sparsity_weight", "0.01", "--pivot_infonce_weight", "0.2")
 EXACT = (*MANY, "--optim", "sgd", "--learning_rate", "0.05")
-OWN = (*EXACT, "--infonce_weight", "0")  # losses that are each question's own
+OWN = (*EXACT, "--infonce_weight", "0", "--pivot_infonce_weight", "0")  # losses that are each question's own
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +60,14 @@ def test_the_loss_is_what_the_embeddings_give(places, tmp_path):
     with torch.no_grad():
         queries, documents = dense(trainer, batch)
     every = queries @ documents.T
+    english = queries[:, : len(tiny.TERMS)] @ documents[:, : len(tiny.TERMS)].T
     student, teacher = every.gather(1, batch["candidates"]), batch["teacher_scores"]
     excluded = not_negatives(batch["document_numbers"], batch["answers"])
     expected = {
         "kl": kl_divergence(teacher, student, 0.5, 2.0).mean().item(),
         "margin_mse": margin_mse(teacher, student).mean().item(),
         "infonce": infonce(every, batch["candidates"][:, 0], excluded, 0.7).mean().item(),
+        "pivot_infonce": infonce(english, batch["candidates"][:, 0], excluded, 0.7).mean().item(),
         "l1_query": queries.sum(dim=1).mean().item(),
         "l1_document": documents[batch["candidates"].flatten()].sum(dim=1).mean().item(),
     }
@@ -73,6 +75,8 @@ def test_the_loss_is_what_the_embeddings_give(places, tmp_path):
     for name, value in expected.items():
         assert entry[name] == pytest.approx(value, rel=1e-4), name
     total = 0.5 * expected["kl"] + 0.1 * expected["margin_mse"] + 0.3 * expected["infonce"]
+    total += 0.2 * expected["pivot_infonce"]
+    assert expected["pivot_infonce"] != pytest.approx(expected["infonce"], rel=1e-3)
     assert entry["loss"] == pytest.approx(
         total + 0.02 * expected["l1_query"] + 0.01 * expected["l1_document"], rel=1e-4
     )
@@ -252,6 +256,14 @@ def test_a_learning_rate_of_its_own_for_the_release_s_echo_layer(places, tmp_pat
     assert changed == {"echo"}
 
 
+def test_a_learning_rate_of_the_release_s_echo_layer_needs_the_head(places, tmp_path):
+    """The layer learns with the head only, and a rate of something that does not learn would do nothing."""
+    student = s.student(tmp_path / "student", echo_source="encoder", echo_activation="relu")
+    flags = ("--echo_learning_rate", "0.02", "--train", "encoder", "connector")
+    with pytest.raises(ValueError, match="echo_learning_rate is 0.02, but .ECHO. learns with the head, which train"):
+        s.train(student, places[1], tmp_path / "out", *flags)
+
+
 def test_the_echo_row_s_learning_rate_stays_when_parameters_are_replaced():
     """FSDP2 shards the model after the optimizer was made, and gives both new parameters."""
     model = tiny.model()
@@ -329,8 +341,12 @@ def test_without_the_source_view(places, tmp_path):
     found = encoder.encode(text).to_dense()
     torch.testing.assert_close(found[: len(tiny.TERMS)], expected)
     assert not found[len(tiny.TERMS) :].any()
-    with pytest.raises(ValueError, match="score_views: source needs a source view"):
-        s.train(*places, tmp_path, "--source_view", "false", "--score_views", "source")
+    for flags, message in (
+        (("--score_views", "source"), "score_views: source needs a source view"),
+        (("--pivot_infonce_weight", "1"), r"pivot_infonce_weight is 1.0, but this model has no other view"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            s.train(*places, tmp_path, "--source_view", "false", *flags)
 
 
 # ---- LoRA ----
@@ -407,7 +423,19 @@ def test_missing_settings_are_named(places, tmp_path):
     with pytest.raises(ValueError, match="but the training data has no negatives: nothing is learned"):
         s.train(places[0], alone, tmp_path / "out")
     for flags, message in (
-        (("--kl_weight", "0"), "One of kl_weight, margin_mse_weight, infonce_weight must be above 0"),
+        (
+            ("--kl_weight", "0"),
+            "One of kl_weight, margin_mse_weight, infonce_weight, pivot_infonce_weight, clear_weight, "
+            "alignment_weight, alignment_infonce_weight must be above 0",
+        ),
+        (
+            ("--pivot_infonce_weight", "0.5", "--score_views", "pivot"),
+            "pivot_infonce_weight is 0.5, but score_views: pivot leaves no other view; use infonce_weight",
+        ),
+        (("--pivot_infonce_weight", "-1"), "pivot_infonce_weight must not be negative"),
+        (("--clear_reverse", "0.7", "--clear_kl", "0.4"), r"shares of one loss, but 0.7 \+ 0.4 > 1"),
+        (("--alignment_temperature", "0"), "alignment_temperature must be positive, got 0"),
+        (("--parallel_batch_size", "0"), "parallel_batch_size must be a positive integer, got 0"),
         (("--tau_student", "0"), "tau_student must be positive, got 0"),
         (("--gradcache_minibatch", "0"), "gradcache_minibatch must be a positive integer, got 0"),
         (("--query_sparsity_weight", "-1"), "query_sparsity_weight must not be negative"),

@@ -9,10 +9,11 @@ import torch
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from milco_hf.modeling import MilcoForSparseEncoding
+from milco_hf.modeling import MilcoConfig, MilcoForSparseEncoding
 from milco_hf.pivot_heads import pivot_files, read_pivot_head
 from milco_hf.training.arguments import DataArguments, ModelArguments, SapArguments, TeacherArguments
-from milco_hf.training.collator import PairCollator
+from milco_hf.training.collator import ENGLISH, PairCollator
+from milco_hf.training.data.files import UNKNOWN_LANGUAGE
 from milco_hf.training.data.lengths import pair_lengths
 from milco_hf.training.data.mixing import PairMixture
 from milco_hf.training.data.pairs import PairDataset, load_pairs
@@ -24,9 +25,9 @@ from milco_hf.training.stage_setup import (
     data_cache,
     data_seed,
     load_model,
-    resume_from,
     set_up,
     shared_callbacks,
+    train_and_save,
 )
 from milco_hf.training.teachers.cache import CachedTeacher, Teacher
 from milco_hf.training.teachers.loading import check_vocabulary, load_teacher
@@ -71,6 +72,9 @@ def run_sap(
         dev_dataset = dev_data(data_args, args)
     set_epoch = train_dataset.set_epoch if isinstance(train_dataset, PairStream) else None
     clock, callbacks = shared_callbacks(args)
+    for dataset in (train_dataset, dev_dataset):
+        if isinstance(dataset, PairDataset):  # a stream's languages show as its pairs come
+            check_languages(model.config, dataset.codes("language")[1])
     trainer = SapTrainer(
         model=model,
         args=args,
@@ -83,14 +87,27 @@ def run_sap(
         clock=clock,
         train_dataset=train_dataset,
         eval_dataset=dev_dataset,
-        data_collator=PairCollator(tokenizer, max_length, 8 if args.device.type == "cuda" else None),
+        data_collator=PairCollator(
+            tokenizer, max_length, 8 if args.device.type == "cuda" else None, model.config.adapter_ids
+        ),
         processing_class=tokenizer,
         callbacks=[SapCallback(teacher, set_epoch), *callbacks],
     )
-    trainer.train(resume_from_checkpoint=resume_from(args))
-    trainer.save_model()
-    trainer.save_state()
-    return trainer
+    return train_and_save(trainer, args)
+
+
+def check_languages(config: MilcoConfig, languages: list[str]) -> None:
+    """Refuse pairs that an encoder with language adapters cannot read, before it meets them.
+
+    Raises:
+        ValueError: it has no adapter for a language, or for English, or nobody said what the language is.
+    """
+    if config.languages and UNKNOWN_LANGUAGE in languages:
+        raise ValueError(
+            f"Some pairs' language is not known, and the {config.encoder_config.model_type} encoder reads each text "
+            "with its language's adapter. Name it in the recipe: {path: …, language: sw}."
+        )
+    config.adapter_ids([ENGLISH, *languages])
 
 
 def open_teacher(teacher_args: TeacherArguments, pivot_vocab_size: int) -> Teacher:

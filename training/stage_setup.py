@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import EarlyStoppingCallback, Trainer, set_seed
@@ -14,6 +14,8 @@ from milco_hf.modeling import MilcoForSparseEncoding
 from milco_hf.training.checkpoints import checkpoint_to_resume
 from milco_hf.training.stage_arguments import StageArguments
 from milco_hf.training.time_limit import Clock, TimeLimit
+
+T = TypeVar("T", bound=Trainer)
 
 
 def set_up(args: StageArguments, script: str, **required: Any) -> None:
@@ -83,6 +85,18 @@ def resume_from(args: StageArguments) -> str | None:
         ValueError: it is incomplete, or there is none.
     """
     return checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
+
+
+def train_and_save(trainer: T, args: StageArguments) -> T:
+    """Train, from a checkpoint where that is asked for, and leave the result in `output_dir`; returns the trainer.
+
+    Raises:
+        ValueError: the checkpoint is incomplete, or there is none.
+    """
+    trainer.train(resume_from_checkpoint=resume_from(args))
+    trainer.save_model()
+    trainer.save_state()
+    return trainer
 
 
 def end(trainer: Trainer) -> None:

@@ -126,6 +126,18 @@ class SctDataArguments:
     false_negatives: Literal["drop", "promote"] = field(
         default="drop", metadata={"help": "Drop false negatives, or make them positives."}
     )
+    parallel_data: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Sources of parallel text for the alignment weights, written like sparse alignment's train_data "
+            "(files en-XX.tsv, Hub ids, mappings with languages, exclude_sources, max_pairs, weight, …)."
+        },
+    )
+    parallel_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Pairs in a micro-batch of one process; per_device_train_batch_size by default."},
+    )
+    parallel_length: int = field(default=128, metadata={"help": "Parallel texts are cut to this many tokens."})
     data_cache: str | None = field(
         default=None,
         metadata={"help": "Folder for the data as memory-mapped Arrow tables; `cache` in output_dir by default."},
@@ -147,6 +159,9 @@ class SctDataArguments:
         for name in ("negatives", "corpus_negatives"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        for name in ("parallel_batch_size", "parallel_length"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)}.")
 
 
 @dataclass
@@ -164,9 +179,50 @@ class SctArguments(StageArguments):
         default=0.0,
         metadata={"help": "Weight of InfoNCE over the batch's passages, those of all processes; needs no scores."},
     )
+    pivot_infonce_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of InfoNCE on the pivot view alone, beside the losses on both views: where a text repeats "
+            "its question's words the source view tells them apart, and English terms, by which languages meet, learn "
+            "nothing."
+        },
+    )
+    clear_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of CLEAR's loss on questions in other languages with English passages: the passages rank "
+            "the questions, too (reverse training)."
+        },
+    )
+    clear_reverse: float = field(
+        default=0.4, metadata={"help": "CLEAR: share of the InfoNCE by which passages rank questions (its alpha)."}
+    )
+    clear_kl: float = field(
+        default=0.2, metadata={"help": "CLEAR: share of the KL between the two directions' rankings (its beta)."}
+    )
+    alignment_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of SMSE between the two sides of parallel_data: the other side's English terms approach "
+            "those that the model gives the English side."
+        },
+    )
+    alignment_extra_weight: float = field(
+        default=1.0, metadata={"help": "Weight of that SMSE's squares where the English side's terms are not active."}
+    )
+    alignment_infonce_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of InfoNCE on parallel_data: each text's translation among all other texts of both sides, "
+            "by cosine of pivot views."
+        },
+    )
+    alignment_temperature: float = field(default=0.05, metadata={"help": "What those cosines are divided by."})
     tau_teacher: float = field(default=1.0, metadata={"help": "KL: what the teacher's scores are divided by."})
     tau_student: float = field(default=1.0, metadata={"help": "KL: what the student's scores are divided by."})
-    infonce_temperature: float = field(default=1.0, metadata={"help": "InfoNCE: what the scores are divided by."})
+    infonce_temperature: float = field(
+        default=1.0, metadata={"help": "InfoNCE and CLEAR: what the scores are divided by."}
+    )
     score_views: Literal["pivot", "source", "both"] = field(
         default="both", metadata={"help": "Which views the scores of the losses above are made of."}
     )
@@ -203,11 +259,22 @@ class SctArguments(StageArguments):
     def __post_init__(self) -> None:
         """Finish the shared checks, then those of the loss."""
         super().__post_init__()
-        weights = ("kl_weight", "margin_mse_weight", "infonce_weight")
+        weights = ("kl_weight", "margin_mse_weight", "infonce_weight", "pivot_infonce_weight", "clear_weight")
+        weights += ("alignment_weight", "alignment_infonce_weight")
         self.check_not_negative(*weights, "query_sparsity_weight", "document_sparsity_weight")
+        self.check_not_negative("clear_reverse", "clear_kl", "alignment_extra_weight")
+        if self.clear_reverse + self.clear_kl > 1:
+            raise ValueError(
+                f"clear_reverse and clear_kl are shares of one loss, but {self.clear_reverse} + {self.clear_kl} > 1."
+            )
         if not any(getattr(self, name) for name in weights):
             raise ValueError(f"One of {', '.join(weights)} must be above 0: nothing is learned from sparsity alone.")
-        for name in ("tau_teacher", "tau_student", "infonce_temperature"):
+        if self.pivot_infonce_weight and self.score_views == "pivot":
+            raise ValueError(
+                f"pivot_infonce_weight is {self.pivot_infonce_weight}, but score_views: pivot leaves no other view; "
+                "use infonce_weight."
+            )
+        for name in ("tau_teacher", "tau_student", "infonce_temperature", "alignment_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         if self.echo_learning_rate is not None:
@@ -218,6 +285,16 @@ class SctArguments(StageArguments):
     def warmup(self, side: str, total_steps: int) -> int:
         """Steps of the warm-up of a side's (`query` or `document`) sparsity, out of so many in all."""
         return steps_of(getattr(self, f"{side}_sparsity_warmup_steps"), total_steps)
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether a loss looks at the passages of other questions."""
+        return bool(self.infonce_weight or self.pivot_infonce_weight or self.clear_weight)
+
+    @property
+    def aligns(self) -> bool:
+        """Whether a loss looks at parallel text."""
+        return bool(self.alignment_weight or self.alignment_infonce_weight)
 
     @property
     def needs_scores(self) -> str | None:

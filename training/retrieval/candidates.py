@@ -17,7 +17,8 @@ class CandidateDataset(Dataset):
 
     An item is a dictionary: `query`; `passages`, texts with the positive first; `passage_numbers`, what they are;
     `answers`, numbers of what is no negative of it in a batch, its positives among them; `scores`, the teacher's,
-    NaN where there is none. Indices are (row, epoch), as `RowSampler` gives them, or plain rows of epoch 0.
+    NaN where there is none; `bridged`, whether its passages are English and its question is not; `query_language` and
+    `passage_language`. Indices are (row, epoch), as `RowSampler` gives them, or plain rows of epoch 0.
 
     Args:
         data: the rows.
@@ -44,6 +45,8 @@ class CandidateDataset(Dataset):
         self.data, self.negatives, self.method = data, negatives, method
         self.corpus_negatives, self.seed = corpus_negatives, seed
         self.languages, names = data.codes("language")
+        self.bridged = data.bridged
+        self.languages_of = [data.codes(f"{side}_language") for side in ("query", "passage")]
         self.pools: list[np.ndarray] = []
         if corpus_negatives:
             codes, found = text_codes(data.passages, "language")
@@ -77,6 +80,11 @@ class CandidateDataset(Dataset):
                 "passage_numbers": numbers.tolist(),
                 "answers": self.data.answers[row].tolist(),
                 "scores": scores.tolist(),
+                "bridged": bool(self.bridged[row]),
+                **{
+                    f"{side}_language": names[codes[row]]
+                    for side, (codes, names) in zip(("query", "passage"), self.languages_of, strict=True)
+                },
             }
             for query, end, (numbers, scores), (row, _) in zip(queries, ends, drawn, pairs, strict=True)
         ]

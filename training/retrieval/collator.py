@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from milco_hf.training.collator import tokenize
+from milco_hf.training.collator import AdapterIds, language_ids, tokenize
 
 
 class CandidateCollator:
@@ -21,12 +21,15 @@ class CandidateCollator:
       fewer than K;
     - ``teacher_scores`` [Q, K], NaN where there is none;
     - ``document_numbers`` [P]: which passages of the dataset they are;
-    - ``answers`` [Q, M]: numbers of what is no negative of a question, -1 where there are fewer than M.
+    - ``answers`` [Q, M]: numbers of what is no negative of a question, -1 where there are fewer than M;
+    - ``bridged`` [Q]: whether a question in another language has English passages;
+    - ``query_lang_ids`` [Q], ``document_lang_ids`` [P], for encoders with language adapters.
 
     Args:
         tokenizer: the student's tokenizer.
         query_length, document_length: texts are cut to so many tokens.
         pad_to_multiple_of: widths are rounded up to a multiple of it (8 suits tensor cores).
+        adapters: the student's `config.adapter_ids`.
     """
 
     def __init__(
@@ -35,7 +38,9 @@ class CandidateCollator:
         query_length: int,
         document_length: int,
         pad_to_multiple_of: int | None = None,
+        adapters: AdapterIds | None = None,
     ) -> None:
+        self.adapters = adapters
         self.tokenizer = tokenizer
         self.query_length, self.document_length = query_length, document_length
         self.pad_to_multiple_of = pad_to_multiple_of
@@ -44,10 +49,12 @@ class CandidateCollator:
         """Make a batch of items, as `CandidateDataset` gives them."""
         places: dict[int, int] = {}
         texts: list[str] = []
+        languages: list[str] = []  # of the passages
         for item in items:
             for number, text in zip(item["passage_numbers"], item["passages"], strict=True):
                 if places.setdefault(number, len(places)) == len(texts):
                     texts.append(text)
+                    languages.append(item["passage_language"])
         candidates = [[places[number] for number in item["passage_numbers"]] for item in items]
         query_ids, query_mask = tokenize(
             self.tokenizer, [item["query"] for item in items], self.query_length, self.pad_to_multiple_of
@@ -62,6 +69,9 @@ class CandidateCollator:
             "teacher_scores": _padded([item["scores"] for item in items], float("nan")),
             "document_numbers": torch.tensor(list(places)),
             "answers": _padded([item["answers"] for item in items], -1),
+            "bridged": torch.tensor([item["bridged"] for item in items]),
+            **language_ids(self.adapters, [item["query_language"] for item in items], "query_lang_ids"),
+            **language_ids(self.adapters, languages, "document_lang_ids"),
         }
 
 

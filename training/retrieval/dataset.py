@@ -9,12 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from milco_hf.training.retrieval.reading import ENGLISH
+
 ROW_SCHEMA = pa.schema(
     [
         ("query", pa.large_string()),
         ("language", pa.string()),
         ("source", pa.string()),
         ("place", pa.string()),
+        ("query_language", pa.string()),
+        ("passage_language", pa.string()),
+        ("parallel_id", pa.string()),
         ("origin", pa.int16()),
         ("pos", pa.large_list(pa.int64())),
         ("neg", pa.large_list(pa.int64())),
@@ -78,15 +83,15 @@ class RetrievalDataset:
 
     Attributes:
         positives, negatives, positive_scores, negative_scores: of each row.
-        answers: passages that are no negatives of a row, wherever they come from: its positives, and what was dropped
-            from its negatives as a likely answer.
+        answers: passages that are no negatives of a row, wherever they come from: its positives, what was dropped
+            from its negatives as a likely answer, and those of rows with the same `parallel_id`, its translations.
     """
 
     def __init__(self, rows: pa.Table, passages: pa.Table) -> None:
         self.rows, self.passages = rows.combine_chunks(), passages.combine_chunks()
         self.origins = np.asarray(self.rows.column("origin").combine_chunks())
         self.positives, self.negatives = (Ragged.of_column(self.rows.column(side)) for side in ("pos", "neg"))
-        self.answers = self.positives
+        self.answers = self.shared(self.positives)
         self.positive_scores, self.negative_scores = (
             Ragged.of_column(self.rows.column(f"{side}_scores")) for side in ("pos", "neg")
         )
@@ -105,6 +110,38 @@ class RetrievalDataset:
     def texts(self, numbers: Sequence[int] | np.ndarray) -> list[str]:
         """Some passages' texts."""
         return self.passages.column("text").take(pa.array(numbers, pa.int64())).to_pylist()
+
+    @property
+    def bridged(self) -> np.ndarray:
+        """Whether each row has English passages and a question in another language, [N] booleans."""
+        found = []
+        for column in ("query_language", "passage_language"):
+            codes, names = self.codes(column)
+            found.append(codes == (names.index(ENGLISH) if ENGLISH in names else -1))
+        return ~found[0] & found[1]
+
+    def shared(self, answers: Ragged) -> Ragged:
+        """Answers of each row, together with those of its translations: rows that have its `parallel_id`.
+
+        Args:
+            answers: passages of each row.
+        """
+        groups, names = self.codes("parallel_id")
+        groups = np.where(groups == names.index(""), -1, groups) if "" in names else groups
+        members = np.flatnonzero(groups >= 0)
+        if not len(members):
+            return answers
+        of_entries = groups[answers.rows]
+        grouped = of_entries >= 0
+        pairs = np.unique(np.stack([of_entries[grouped], answers.values[grouped]], axis=1), axis=0)
+        sizes = np.bincount(pairs[:, 0], minlength=len(names))
+        begins = sizes.cumsum() - sizes
+        lengths = sizes[groups[members]]
+        offsets = np.zeros(len(self) + 1, dtype=np.int64)
+        offsets[1 + members] = lengths
+        first = lengths.cumsum() - lengths
+        places = np.arange(lengths.sum()) + np.repeat(begins[groups[members]] - first, lengths)
+        return answers.select(~grouped).joined(Ragged(offsets.cumsum(), pairs[places, 1]))
 
     def place(self, row: int) -> str:
         """Where a row came from, with its question, for messages."""

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from milco_hf.modeling import MilcoConfig
 from milco_hf.training.evaluation import Processes, encode_texts, similarities
 from milco_hf.training.retrieval.dataset import RetrievalDataset
+from milco_hf.training.retrieval.reading import languages_of
 
 DEPTH = 10
 
@@ -101,17 +102,18 @@ def evaluate_retrieval(
         Scores of each language, by its code.
     """
     results = []
+    codes, names = dataset.codes("query_language")
     for language, rows in dataset.by_language().items():
         if queries_per_language is not None and len(rows) > queries_per_language:
             rows = rows[np.linspace(0, len(rows) - 1, queries_per_language).astype(int)]
         positives = [dataset.positives[row] for row in rows]
         pool = np.unique(np.concatenate(positives))
 
-        def encode(texts: list[str], length: int) -> tuple:
-            return encode_texts(forward, tokenizer, config, texts, batch_size, length, device, processes)
+        def encode(texts: list[str], length: int, languages: list[str]) -> tuple:
+            return encode_texts(forward, tokenizer, config, texts, batch_size, length, device, processes, languages)
 
-        queries = encode(dataset.queries(rows), query_length)
-        documents = encode(dataset.texts(pool), document_length)
+        queries = encode(dataset.queries(rows), query_length, [names[code] for code in codes[rows]])
+        documents = encode(dataset.texts(pool), document_length, [languages_of(language)[1]] * len(pool))
         pivot, source = (
             np.concatenate([scores for _, scores in similarities(left, right)])
             for left, right in zip(queries, documents, strict=True)

@@ -48,9 +48,10 @@ def treat_false_negatives(dataset: RetrievalDataset, threshold: float, rule: Rul
         limits = best - threshold
     false = scores.values > limits[negatives.rows]  # NaN is above nothing
     # dropped ones may still be in a batch, for other questions, and are no negatives of this one there either
-    dataset.answers = dataset.positives.joined(negatives.select(false))
+    answers = dataset.positives.joined(negatives.select(false))
+    dataset.answers = dataset.shared(answers)
     if action == "promote":
-        dataset.positives = dataset.answers
+        dataset.positives = answers
         dataset.positive_scores = dataset.positive_scores.joined(scores.select(false))
     dataset.negatives, dataset.negative_scores = negatives.select(~false), scores.select(~false)
     found = int(false.sum())

@@ -15,7 +15,7 @@ from torch import Tensor
 from milco_hf.training.retrieval.processes import largest_over_processes
 from milco_hf.training.retrieval.views import Views
 
-Encode = Callable[[Tensor, Tensor], Views]
+Encode = Callable[[Tensor, Tensor, "Tensor | None"], Views]
 
 
 class RandomState:
@@ -49,13 +49,17 @@ class CachedTexts:
     Processes make the same number of chunks, whatever their numbers of texts: sharded models exchange weights in each.
 
     Args:
-        encode: the model, from (input_ids, attention_mask) to views.
+        encode: the model, from (input_ids, attention_mask, lang_ids) to views.
         input_ids, attention_mask: the texts, [B, n].
+        lang_ids: numbers of their language adapters, [B]; None for encoders without adapters.
         size: texts in a chunk.
     """
 
-    def __init__(self, encode: Encode, input_ids: Tensor, attention_mask: Tensor, size: int) -> None:
+    def __init__(
+        self, encode: Encode, input_ids: Tensor, attention_mask: Tensor, lang_ids: Tensor | None, size: int
+    ) -> None:
         self.encode, self.input_ids, self.attention_mask = encode, input_ids, attention_mask
+        self.lang_ids = lang_ids
         total = len(input_ids)
         (chunks,) = largest_over_processes(-(-total // size), device=input_ids.device)
         self.chunks = [slice(start, min(start + size, total)) for start in range(0, total, size)]
@@ -91,7 +95,8 @@ class CachedTexts:
             yield _product(views, [None if leaf is None else torch.zeros_like(leaf) for leaf in _tensors(views)])
 
     def _run(self, chunk: slice) -> Views:
-        return self.encode(self.input_ids[chunk], self.attention_mask[chunk])
+        lang_ids = None if self.lang_ids is None else self.lang_ids[chunk]
+        return self.encode(self.input_ids[chunk], self.attention_mask[chunk], lang_ids)
 
 
 def _tensors(views: Views) -> list[Tensor | None]:

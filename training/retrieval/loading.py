@@ -61,6 +61,7 @@ def load_rows(
         "languages": sorted(languages),
         "titles": with_titles,
         "whole": whole_corpus,
+        "columns": ROW_SCHEMA.names,
     }  # fmt: skip
     place = None if cache_dir is None else Path(cache_dir) / f"retrieval-{_fingerprint(settings, sources)}"
     if place is None or not place.exists():
@@ -195,6 +196,9 @@ class _Reader:
             language=row.language,
             source=row.source,
             place=str(row.place),
+            query_language=row.query_language,
+            passage_language=row.passage_language,
+            parallel_id=row.parallel_id,
             origin=origin,
             pos=positives,
             neg=negatives,

@@ -64,6 +64,23 @@ def largest_over_processes(*values: int, device: torch.device | str = "cpu") -> 
     return largest.tolist()
 
 
+def gather_rows(rows: Tensor, padding: float = 0) -> tuple[Tensor, int]:
+    """The rows of all processes' matrices, with gradient.
+
+    Args:
+        rows: this process's, [B, n]; processes may have different numbers of rows and columns.
+        padding: fills columns that are missing, and whole rows of a process that has fewer.
+
+    Returns:
+        All rows [W · largest B, largest n], and where this process's own begin.
+    """
+    if not _several():
+        return rows, 0
+    height, width = largest_over_processes(*rows.shape, device=rows.device)
+    missing = (0, width - rows.shape[1], 0, height - len(rows))
+    return _Gather.apply(torch.nn.functional.pad(rows, missing, value=padding)), dist.get_rank() * height
+
+
 def gather_views(texts: Views, numbers: Tensor) -> tuple[Views, Tensor, int]:
     """The texts of all processes, with gradient.
 

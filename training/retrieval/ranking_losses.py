@@ -71,10 +71,15 @@ def not_negatives(numbers: Tensor, answers: Tensor) -> Tensor:
     order = torch.argsort(numbers, stable=True)
     again = torch.zeros_like(numbers, dtype=torch.bool)
     again[order[1:]] = numbers[order[1:]] == numbers[order[:-1]]
-    excluded = (again | (numbers < 0)).expand(len(answers), -1).clone()
+    return answered(numbers, answers) | again | (numbers < 0)
+
+
+def answered(numbers: Tensor, answers: Tensor) -> Tensor:
+    """Which passages answer which questions, [Q, P] booleans; arguments as in `not_negatives`."""
+    found = torch.zeros(len(answers), len(numbers), dtype=torch.bool, device=numbers.device)
     for column in answers.unbind(1):  # one after the other: [Q, P, M] may be large
-        excluded |= numbers.unsqueeze(0) == column.unsqueeze(1)
-    return excluded
+        found |= numbers.unsqueeze(0) == column.unsqueeze(1)
+    return found
 
 
 @torch.no_grad()

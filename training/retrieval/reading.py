@@ -21,9 +21,14 @@ ROLES = {
     "pos_scores": ("pos_scores", "pos_score", "positive_scores"),
     "neg_scores": ("neg_scores", "neg_score", "negative_scores"),
     "language": ("language", "lang"),
+    "query_language": ("query_language",),
+    "parallel_id": ("parallel_id",),
     "source": ("source", "source_tag", "origin"),
 }
 """Roles of columns, and the names by which they are known."""
+
+ENGLISH = "en"
+CROSSED = f"-{ENGLISH}"
 
 HEADERS = frozenset(name for names in ROLES.values() for name in names)
 
@@ -36,9 +41,11 @@ class Row:
         query: the question's text, or its id where `query_is_id`.
         positives, negatives: texts of passages, or their ids where `by_id`.
         positive_scores, negative_scores: the teacher's, or None.
-        language: the question's language.
+        language: the row's language, by which rows are mixed and dev rows are pooled.
         source: the row's source tag, maybe empty.
         place: where the row came from.
+        query_language, passage_language: as `languages_of` tells them.
+        parallel_id: what translations of one question have in common, maybe empty.
     """
 
     query: str
@@ -51,6 +58,9 @@ class Row:
     place: Place
     by_id: bool = False
     query_is_id: bool = False
+    query_language: str = ""
+    passage_language: str = ""
+    parallel_id: str = ""
 
 
 def read_rows(
@@ -96,6 +106,19 @@ def read_rows(
         taken[language] = taken.get(language, 0) + 1
         if source.max_rows is None or taken[language] <= source.max_rows:
             yield row
+
+
+def languages_of(language: str, query_language: str = "") -> tuple[str, str]:
+    """The languages of a row's question and of its passages.
+
+    Args:
+        language: the row's: that of both, or `ur-en` for Urdu questions with English passages, as `milco score --cross`
+            writes it.
+        query_language: the question's, where it is another one, as `cloze_rows.py` writes it.
+    """
+    crossed = language.endswith(CROSSED)
+    question, passages = (language.removesuffix(CROSSED), ENGLISH) if crossed else (language, language)
+    return query_language or question, passages
 
 
 def join_title(title: Any, text: str, with_title: bool) -> str:
@@ -163,7 +186,12 @@ def _row(
     # one side alone says nothing: a difference or a ranking needs both
     if scores[0] is None or (scores[1] is None and negatives):
         scores = [None, None]
-    return Row(query, positives, negatives, scores[0], scores[1], language, tag, place, by_id, query_is_id)
+    languages = languages_of(language, str(_value(record, names, "query_language") or ""))
+    parallel_id = _value(record, names, "parallel_id")
+    return Row(
+        *(query, positives, negatives, scores[0], scores[1], language, tag, place, by_id, query_is_id, *languages),
+        parallel_id="" if parallel_id is None else str(parallel_id),
+    )
 
 
 def _listed(value: Any) -> list[Any]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
+from torch.utils.data import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from milco_hf.modeling import MilcoConfig, MilcoForSparseEncoding
+from milco_hf.training.data.lengths import pair_lengths
 from milco_hf.training.data.mixing import PairMixture
+from milco_hf.training.data.pairs import PairDataset, load_pairs
+from milco_hf.training.data.sources import SourceSpec
+from milco_hf.training.data.steps import StepSampler
 from milco_hf.training.retrieval.arguments import SctArguments, SctDataArguments, SctModelArguments
 from milco_hf.training.retrieval.batches import RowSampler, row_lengths
 from milco_hf.training.retrieval.candidates import CandidateDataset
@@ -17,6 +23,7 @@ from milco_hf.training.retrieval.echo import remove_echo
 from milco_hf.training.retrieval.false_negatives import treat_false_negatives
 from milco_hf.training.retrieval.loading import describe, load_rows
 from milco_hf.training.retrieval.lora import add_lora
+from milco_hf.training.retrieval.parallel import ParallelCollator, ParallelDataset, ParallelSampler
 from milco_hf.training.retrieval.sources import RetrievalSource
 from milco_hf.training.retrieval.trainer import SctTrainer
 from milco_hf.training.stage_setup import (
@@ -24,9 +31,9 @@ from milco_hf.training.stage_setup import (
     data_cache,
     data_seed,
     load_model,
-    resume_from,
     set_up,
     shared_callbacks,
+    train_and_save,
 )
 from milco_hf.training.stage_trainer import choose_trained
 
@@ -55,14 +62,24 @@ def run_sct(model_args: SctModelArguments, data_args: SctDataArguments, args: Sc
     tokenizer = AutoTokenizer.from_pretrained(model_args.model)
     model = open_student(model_args)
     longest = model.config.max_position_embeddings
-    query_length, document_length = (
+    query_length, document_length, parallel_length = (
         length if longest is None else min(length, longest)
-        for length in (model_args.query_length, model_args.document_length)
+        for length in (model_args.query_length, model_args.document_length, data_args.parallel_length)
     )
     with args.main_process_first(desc="reading questions and passages"):
         data = training_rows(data_args, args)
         dev = dev_rows(data_args, args)
         sampler = row_sampler(data, data_args, args, tokenizer, document_length)
+        parallel = parallel_text(data_args, args, tokenizer, parallel_length)
+    train_dataset: Dataset = CandidateDataset(
+        data, data_args.negatives, data_args.negative_sampling, data_args.corpus_negatives, data_seed(args)
+    )
+    multiple = 8 if args.device.type == "cuda" else None
+    collator: Callable = CandidateCollator(tokenizer, query_length, document_length, multiple, model.config.adapter_ids)
+    if parallel is not None:
+        pairs, pair_sampler = parallel
+        train_dataset, sampler = ParallelDataset(train_dataset, pairs), ParallelSampler(sampler, pair_sampler)
+        collator = ParallelCollator(collator, tokenizer, parallel_length, multiple)
     clock, callbacks = shared_callbacks(args)
     trainer = SctTrainer(
         model=model,
@@ -72,20 +89,13 @@ def run_sct(model_args: SctModelArguments, data_args: SctDataArguments, args: Sc
         query_length=query_length,
         document_length=document_length,
         eval_queries=data_args.eval_queries,
-        train_dataset=CandidateDataset(
-            data, data_args.negatives, data_args.negative_sampling, data_args.corpus_negatives, data_seed(args)
-        ),
+        train_dataset=train_dataset,
         eval_dataset=dev,
-        data_collator=CandidateCollator(
-            tokenizer, query_length, document_length, 8 if args.device.type == "cuda" else None
-        ),
+        data_collator=collator,
         processing_class=tokenizer,
         callbacks=callbacks,
     )
-    trainer.train(resume_from_checkpoint=resume_from(args))
-    trainer.save_model()
-    trainer.save_state()
-    return trainer
+    return train_and_save(trainer, args)
 
 
 def check_aligned(config: MilcoConfig, model_args: SctModelArguments) -> None:
@@ -120,7 +130,8 @@ def training_rows(data_args: SctDataArguments, args: SctArguments) -> RetrievalD
     """The training rows, without false negatives.
 
     Raises:
-        ValueError: a loss needs a teacher's scores that some row does not have; the message names the row.
+        ValueError: a loss needs a teacher's scores that some row does not have, and the message names the row; or
+            questions that no row has.
     """
     sources = _sources(data_args.train_data, data_args)
     data = load_rows(
@@ -133,7 +144,7 @@ def training_rows(data_args: SctDataArguments, args: SctArguments) -> RetrievalD
     )
     if args.needs_scores:
         scored = data.has_scores & data.has_negatives
-        if args.infonce_weight and scored.any():
+        if args.in_batch and scored.any():
             logger.info(
                 "%s learns from %d of %d rows, those with a teacher's scores",
                 args.needs_scores,
@@ -145,11 +156,59 @@ def training_rows(data_args: SctDataArguments, args: SctArguments) -> RetrievalD
         if not data_args.negatives or not scored.any():
             lacking = "negatives is 0" if not data_args.negatives else "the training data has no negatives"
             raise ValueError(f"{args.needs_scores} compares a question's passages, but {lacking}: nothing is learned.")
+    if args.clear_weight and not data.bridged.any():
+        raise ValueError(
+            f"clear_weight is {args.clear_weight}, but no row has an English passage and a question in another "
+            "language. training/cloze_rows.py makes such rows (query_language), and milco score --cross (sw-en)."
+        )
     if data_args.false_negative_threshold is not None:
         rule, action = data_args.false_negative_rule, data_args.false_negatives
         treat_false_negatives(data, data_args.false_negative_threshold, rule, action)
     logger.info("training data: %s", describe(data))
     return data
+
+
+def parallel_text(
+    data_args: SctDataArguments, args: SctArguments, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[PairDataset, StepSampler] | None:
+    """Parallel text, cut to `max_length`, and what batches it, mixed as rows are; None where no loss looks at any.
+
+    Raises:
+        ValueError: a loss needs parallel text and there is none, or not enough; or there is some, and no loss needs it.
+    """
+    if args.aligns != bool(data_args.parallel_data):
+        given = "parallel_data is given" if data_args.parallel_data else "parallel_data names no parallel text"
+        raise ValueError(
+            f"{given}, but alignment_weight is {args.alignment_weight} and alignment_infonce_weight "
+            f"{args.alignment_infonce_weight}: set parallel_data and one of them, or none."
+        )
+    if not args.aligns:
+        return None
+    specs = [SourceSpec.parse(entry) for entry in data_args.parallel_data]
+    cache, seed = data_cache(data_args.data_cache, args), data_seed(args)
+    pairs = load_pairs(specs, languages=data_args.languages, cache_dir=cache)
+    size = data_args.parallel_batch_size or args.train_batch_size
+    step = size * args.gradient_accumulation_steps * args.world_size
+    if len(pairs) < step:
+        raise ValueError(
+            f"parallel_data has {len(pairs)} pairs, fewer than the {step} of one step; lower parallel_batch_size."
+        )
+    mixture = PairMixture(pairs, specs, data_args.temperature, seed=seed)
+    lengths = None
+    if data_args.group_by_length:
+        lengths = pair_lengths(pairs, tokenizer, max_length, cache_dir=cache)
+    sampler = StepSampler(
+        mixture.draw,
+        lengths,
+        batch_size=size,
+        accumulation=args.gradient_accumulation_steps,
+        world_size=args.world_size,
+        rank=args.process_index,
+        seed=seed,
+    )
+    counts = {name: len(rows) for name, rows in pairs.by_language().items()}
+    logger.info("%d pairs of parallel text in %d languages: %s", len(pairs), len(counts), counts)
+    return pairs, sampler
 
 
 def dev_rows(data_args: SctDataArguments, args: SctArguments) -> RetrievalDataset | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -16,10 +17,11 @@ from milco_hf.training.retrieval.collapse import collapse_warnings, top_term_ove
 from milco_hf.training.retrieval.dataset import RetrievalDataset
 from milco_hf.training.retrieval.echo import EchoRate
 from milco_hf.training.retrieval.evaluation import LanguageRetrieval, evaluate_retrieval, summarize
-from milco_hf.training.retrieval.gradcache import CachedTexts
+from milco_hf.training.retrieval.gradcache import CachedTexts, Encode
 from milco_hf.training.retrieval.lora import has_lora, load_adapter, merged_state, save_adapter
-from milco_hf.training.retrieval.objective import Objective, Parts
+from milco_hf.training.retrieval.objective import RANKINGS, Objective, Parts
 from milco_hf.training.retrieval.ranking_losses import score_statistics
+from milco_hf.training.retrieval.translations import TranslationParts
 from milco_hf.training.retrieval.views import Views
 from milco_hf.training.stage_trainer import StageTrainer
 
@@ -31,9 +33,10 @@ SIDES = ("query", "document")
 class SctTrainer(StageTrainer):
     """Trains a MILCO model to rank passages as a teacher does, or its positives first.
 
-    KL, MarginMSE and L1 are sums over the questions and candidates of an optimizer step, divided by their numbers: they
-    do not depend on how the step was divided. InfoNCE depends on what one micro-batch of all processes holds, FLOPS
-    likewise; neither depends on the number of processes.
+    KL, MarginMSE and L1 are sums over the questions and candidates of an optimizer step, divided by their numbers, and
+    so is SMSE over its pairs of parallel text: they do not depend on how the step was divided. InfoNCE, of questions or
+    of parallel text, depends on what one micro-batch of all processes holds, CLEAR and FLOPS likewise; none of them
+    depends on the number of processes.
 
     Args:
         model: a MilcoForSparseEncoding.
@@ -70,7 +73,12 @@ class SctTrainer(StageTrainer):
         optimizer = super().create_optimizer(model)
         rate = self.args.echo_learning_rate
         unwrapped = self.accelerator.unwrap_model(self.model if model is None else model)
-        if made and rate is not None and unwrapped.echo is None:  # else it is a layer and so a parameter group
+        if made and rate is not None and unwrapped.echo is not None:  # a layer, and so a parameter group
+            if not any(parameter.requires_grad for parameter in unwrapped.echo.parameters()):
+                raise ValueError(
+                    f"echo_learning_rate is {rate}, but [ECHO] learns with the head, which train leaves out."
+                )
+        elif made and rate is not None:
             fsdp = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
             if self.is_deepspeed_enabled or (fsdp is not None and fsdp.fsdp_version == 1):
                 raise ValueError(
@@ -84,21 +92,47 @@ class SctTrainer(StageTrainer):
     # ---- loss ----
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor | None:
-        """(questions, candidates) of the whole optimizer step, over its micro-batches and over all processes: [2]."""
+        """(questions, candidates, pairs) of the whole optimizer step, over its micro-batches and all processes: [3]."""
         if not batch_samples:
             return None
         counts = torch.tensor([_items(batch) for batch in batch_samples], device=device).sum(dim=0)
         return self.accelerator.reduce(counts, reduction="sum") if self.args.world_size > 1 else counts
 
-    def encode(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor) -> Views:
+    def encode(
+        self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor, lang_ids: Tensor | None = None
+    ) -> Views:
         """Run the model over some texts."""
         outputs = model(
             input_ids=input_ids,
             attention_mask=attention_mask,
+            lang_ids=lang_ids,
             return_embeddings=False,
             source_view=self.objective.source_view,
         )
         return Views(outputs.pivot_view, input_ids, outputs.source_weights, self.model.config.echo_pooling)
+
+    def encode_logits(
+        self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor, lang_ids: Tensor | None = None
+    ) -> Views:
+        """Run the model over parallel texts; in place of their pivot view, `pivot` holds its logits."""
+        outputs = model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            lang_ids=lang_ids,
+            return_embeddings=False,
+            source_view=False,
+        )
+        return Views(outputs.pivot_logits, input_ids, None)
+
+    def _texts(self, model: nn.Module, inputs: dict[str, Any]) -> list[tuple[Encode, Tensor, Tensor, Tensor | None]]:
+        """How questions, passages and, where there are some, parallel texts are encoded, their tokens and adapters."""
+        groups = [(side, self.encode) for side in SIDES]
+        if "parallel_ids" in inputs:
+            groups.append(("parallel", self.encode_logits))
+        return [
+            (partial(encode, model), inputs[f"{name}_ids"], inputs[f"{name}_mask"], inputs.get(f"{name}_lang_ids"))
+            for name, encode in groups
+        ]
 
     def compute_loss(
         self,
@@ -108,16 +142,28 @@ class SctTrainer(StageTrainer):
         num_items_in_batch: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
         """This micro-batch's part of the step's loss, times the number of processes, whose gradients DDP averages."""
-        views = [self.encode(model, inputs[f"{side}_ids"], inputs[f"{side}_mask"]) for side in SIDES]
-        loss = self.batch_loss(*views, inputs, num_items_in_batch)
+        views = [encode(*texts) for encode, *texts in self._texts(model, inputs)]
+        loss = self.batch_loss(*views[:2], inputs, num_items_in_batch, *views[2:])
         return (loss, views) if return_outputs else loss
 
-    def batch_loss(self, queries: Views, documents: Views, inputs: dict[str, Any], items: Tensor | None) -> Tensor:
+    def batch_loss(
+        self,
+        queries: Views,
+        documents: Views,
+        inputs: dict[str, Any],
+        items: Tensor | None,
+        parallel: Views | None = None,
+    ) -> Tensor:
         """The loss on views, and what is logged of it."""
         parts = self.objective.parts(queries, documents, inputs)
         self._count(parts, queries, documents, inputs)
-        questions, passages = torch.tensor(_items(inputs)) if items is None else items
-        return self.objective.loss(parts, questions, passages, self.sparsity_weights) * self.args.world_size
+        questions, passages, pairs = torch.tensor(_items(inputs)) if items is None else items
+        loss = self.objective.loss(parts, questions, passages, self.sparsity_weights)
+        if parallel is not None:
+            found = self.objective.translations(parallel.pivot, inputs["parallel_numbers"])
+            self._count_translations(found)
+            loss = loss + self.objective.translation_loss(found, pairs)
+        return loss * self.args.world_size
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | None = None
@@ -129,18 +175,19 @@ class SctTrainer(StageTrainer):
         if callable(getattr(self.optimizer, "train", None)):
             self.optimizer.train()
         inputs = self._prepare_inputs(inputs)
-        encode, size = partial(self.encode, model), self.args.gradcache_minibatch
-        sides = [CachedTexts(encode, inputs[f"{side}_ids"], inputs[f"{side}_mask"], size) for side in SIDES]
+        groups = [CachedTexts(*texts, self.args.gradcache_minibatch) for texts in self._texts(model, inputs)]
+        views = [group.views for group in groups]
         with self.compute_loss_context_manager():
-            loss = self.batch_loss(*(side.views for side in sides), inputs, num_items_in_batch)
-        leaves = [leaf for side in sides for leaf in side.leaves]
+            loss = self.batch_loss(*views[:2], inputs, num_items_in_batch, *views[2:])
+        leaves = [leaf for group in groups for leaf in group.leaves]
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
         gradients = [
             torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, gradients, strict=True)
         ]
-        each = len(sides[0].leaves)
-        surrogates = chain(sides[0].surrogates(gradients[:each]), sides[1].surrogates(gradients[each:]))
-        last = len(sides[0]) + len(sides[1]) - 1
+        remaining = iter(gradients)
+        own = [list(islice(remaining, len(group.leaves))) for group in groups]
+        surrogates = chain.from_iterable(group.surrogates(some) for group, some in zip(groups, own, strict=True))
+        last = sum(len(group) for group in groups) - 1
         for number in range(last + 1):
             # gradients travel between processes once, with the last chunk
             waits = self.accelerator.sync_gradients and number < last
@@ -172,6 +219,8 @@ class SctTrainer(StageTrainer):
             mean, variance, entropy = score_statistics(inputs["teacher_scores"], self.args.tau_teacher)
             sums.update(scored=len(mean), teacher_mean=mean, teacher_variance=variance, teacher_entropy=entropy)
             sums.update(batches=1.0, encoded=len(queries) + len(documents))
+            if "clear" in parts.rankings:
+                sums["bridged"] = inputs["bridged"]
             if self.state.global_step % max(1, int(self.state.logging_steps or 1)) == 0:
                 overlap = top_term_overlap(documents.pivot)
                 if overlap == overlap:
@@ -180,10 +229,30 @@ class SctTrainer(StageTrainer):
                     sums.update(overlap=0.0, overlaps=0.0)
         self.count(**sums)
 
+    def _count_translations(self, parts: TranslationParts) -> None:
+        closeness, compared = parts.closeness
+        sums = {"alignment_smse": parts.smse, "alignment_infonce": parts.infonce, "alignment": parts.distances}
+        sums = {name: value for name, value in sums.items() if value is not None}
+        pairs = len(parts.smse)
+        self.count(**sums, pairs=pairs, closeness=closeness, compared=compared, encoded=2 * pairs)
+
+    @staticmethod
+    def _translation_components(sums: dict[str, float]) -> dict[str, float]:
+        pairs = max(1.0, sums["pairs"])
+        texts = {"alignment_smse": pairs, "alignment_infonce": 2 * pairs, "alignment": pairs}
+        found = {name: sums[name] / number for name, number in texts.items() if name in sums}
+        if sums["closeness"] > 0:
+            found["uniformity"] = math.log(sums["closeness"] / sums["compared"])
+        return found
+
     def components(self, sums: dict[str, float], seconds: float) -> dict[str, float]:
         """Each loss, the sparsity and active dimensions of each side and view, what was sampled, and speed."""
         questions, passages = max(1.0, sums["query_texts"]), max(1.0, sums["document_texts"])
-        found = {name: sums[name] / questions for name in ("kl", "margin_mse", "infonce") if name in sums}
+        found = {name: sums[name] / questions for name in RANKINGS if name in sums}
+        if "bridged" in sums:
+            found["bridged_share"] = sums["bridged"] / questions
+        if "pairs" in sums:
+            found.update(self._translation_components(sums))
         for side, number in (("query", questions), ("document", passages)):
             found[f"l1_{side}"] = sums[f"{side}_l1"] / number
             if f"{side}_flops" in sums:
@@ -263,5 +332,6 @@ class SctTrainer(StageTrainer):
 
 
 def _items(batch: dict[str, Tensor]) -> list[int]:
-    """Questions and candidates of a batch."""
-    return [len(batch["query_ids"]), int((batch["candidates"] >= 0).sum())]
+    """Questions, candidates and parallel pairs of a batch."""
+    pairs = len(batch["parallel_numbers"]) if "parallel_numbers" in batch else 0
+    return [len(batch["query_ids"]), int((batch["candidates"] >= 0).sum()), pairs]
