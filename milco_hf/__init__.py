@@ -12,8 +12,10 @@ from milco_hf.modeling import MilcoConfig, MilcoForSparseEncoding, MilcoOutput
 if TYPE_CHECKING:
     from milco_hf.building import build
     from milco_hf.conversion import convert
+    from milco_hf.debias import LanguageShift
     from milco_hf.encoding import encode_corpus, load_vectors
     from milco_hf.explanation import explain
+    from milco_hf.head_scale import head_norms
     from milco_hf.index import Hit, Index
     from milco_hf.loading import load
     from milco_hf.publish import push
@@ -28,10 +30,12 @@ AutoModel.register(MilcoConfig, MilcoForSparseEncoding, exist_ok=True)
 _LAZY = {
     "Hit": "milco_hf.index",
     "Index": "milco_hf.index",
+    "LanguageShift": "milco_hf.debias",
     "build": "milco_hf.building",
     "convert": "milco_hf.conversion",
     "encode_corpus": "milco_hf.encoding",
     "explain": "milco_hf.explanation",
+    "head_norms": "milco_hf.head_scale",
     "load": "milco_hf.loading",
     "load_vectors": "milco_hf.encoding",
     "push": "milco_hf.publish",
@@ -48,6 +52,7 @@ def __getattr__(name: str) -> object:
 __all__ = [
     "Hit",
     "Index",
+    "LanguageShift",
     "MilcoConfig",
     "MilcoForSparseEncoding",
     "MilcoOutput",
@@ -55,6 +60,7 @@ __all__ = [
     "convert",
     "encode_corpus",
     "explain",
+    "head_norms",
     "load",
     "load_vectors",
     "push",

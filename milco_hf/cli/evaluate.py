@@ -94,6 +94,11 @@ def add_parser(verbs: argparse._SubParsersAction, parents: list[argparse.Argumen
         metavar="DIMS",
         help="also quality by dimensions kept, of mass and top-k pruning (default: 10 20 30 50 100 200)",
     )
+    model.add_argument(
+        "--language-shift",
+        metavar="FOLDER",
+        help="also each sparse and dense model with its documents shifted by language (milco_hf.LanguageShift)",
+    )
     where = parser.add_argument_group("where things go")
     where.add_argument("--output", type=Path, metavar="DIR", help="results.md, results.json, runs/, qrels/, plots/")
     where.add_argument("--cache", type=Path, metavar="DIR", help="of vectors (default: ~/.cache/milco-hf/evaluation)")
@@ -134,6 +139,7 @@ def run(options: argparse.Namespace) -> None:
         ignore_same_id=options.ignore_same_id,
         cache=False if options.no_cache else options.cache or True,
         pruning_curve=False if curve is None else curve or True,
+        language_shift=options.language_shift,
         view=options.view,
         prune=parse(options.prune) if options.prune else None,
         prune_queries=parse(options.prune_queries) if options.prune_queries else None,
@@ -156,6 +162,7 @@ def _run_mteb(options: argparse.Namespace, shared: dict[str, Any]) -> None:
         "--pruning-curve": options.pruning_curve is not None,
         "--lenient": options.lenient,
         "--ignore-same-id": options.ignore_same_id,
+        "--language-shift": options.language_shift,
     }
     given = [name for name, value in refused.items() if value]
     if given:

@@ -45,6 +45,7 @@ def evaluate(
     ignore_same_id: bool | None = None,
     cache: str | Path | bool | None = True,
     pruning_curve: bool | Sequence[int] = False,
+    language_shift: Any = None,
     **model_options: Any,
 ) -> Report:
     """Evaluates systems on collections.
@@ -71,6 +72,8 @@ def evaluate(
             call.
         pruning_curve: Also measure quality by the dimensions that documents keep, under mass and top-k pruning: True
             for the usual numbers of dimensions, or the numbers. Sparse models alone.
+        language_shift: A `milco_hf.LanguageShift`, or the folder of one: also evaluates each sparse and dense model
+            with its documents shifted.
         **model_options: `batch_size`, `max_length`, `query_length`, `dtype`, `device`, `trust_remote_code`, and of
             sparse models `view`, `prune` and `prune_queries` (see `systems.opening.open_system`, `systems.sparse`).
 
@@ -91,6 +94,10 @@ def evaluate(
     check_measures(measures or MEASURES)
     single = isinstance(systems, str | Path) or not isinstance(systems, Iterable) or hasattr(systems, "encode")
     opened = open_systems([systems] if single else systems, **model_options)
+    if language_shift is not None:
+        from milco_hf.debias.system import shifted_systems
+
+        opened += shifted_systems(opened, language_shift)
     folder = Path(output).expanduser() if output is not None else None
     vectors = VectorCache(default_cache() if cache is True else cache or None)
     report: Report | None = None
