@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import json
@@ -22,7 +23,8 @@ def model_fingerprint(model: BaseModel | PreTrainedModel, **settings: Any) -> st
     """A digest of a model's weights, tokenizer, modules' settings, prompts and code, and of some settings more.
 
     The weights are read from memory, so adapters, dtypes and changes after loading count too. Of transformers and
-    sentence-transformers the version counts, of a model's own code (MILCO's, or remote code) the source.
+    sentence-transformers the version counts, of a model's own code (MILCO's, or remote code) the source, with the
+    siblings that it imports.
 
     Args:
         model: Any model of sentence-transformers, or a transformers model with a `tokenizer`, as MILCO's is.
@@ -72,16 +74,43 @@ def _tokenizer(model: BaseModel | PreTrainedModel) -> str:
 
 
 def _code(model: BaseModel | PreTrainedModel) -> list[str]:
-    """Digests of the files that define the model's classes outside of the libraries."""
+    """Digests of the files that define the model's classes outside of the libraries, and of all that these import.
+
+    Only relative imports are followed, which is how code that travels with a checkpoint imports its siblings; what else
+    it imports is a library.
+    """
     files = set()
     for module in model.modules():
         if type(module).__module__.split(".")[0] in _LIBRARIES:
             continue
         try:
-            files.add(inspect.getfile(type(module)))
+            files.add(Path(inspect.getfile(type(module))).resolve())
         except (OSError, TypeError):  # made in a session that has no file
             continue
-    return sorted(hashlib.blake2b(Path(file).read_bytes(), digest_size=16).hexdigest() for file in files)
+    waiting = list(files)
+    while waiting:
+        found = _siblings(waiting.pop()) - files
+        files |= found
+        waiting += found
+    return sorted(hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest() for file in files)
+
+
+def _siblings(file: Path) -> set[Path]:
+    """The files that a file imports relatively, anywhere in it; those that are not there are left out."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except SyntaxError:  # compiled, or of a notebook
+        return set()
+    found = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        folder = file.parents[node.level - 1]
+        place = folder.joinpath(*(node.module or "").split("."))
+        # `from .name import …`; or `from . import name`, where a name may be a module
+        for path in (place, *(place / name.name for name in node.names)):
+            found |= {option for option in (path.with_suffix(".py"), path / "__init__.py") if option.is_file()}
+    return found
 
 
 __all__ = ["model_fingerprint"]

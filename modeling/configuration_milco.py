@@ -144,8 +144,11 @@ class MilcoConfig(PreTrainedConfig):
         """The name of the encoder's adapter for a language, such as "de_DE" for "de" (see `find_adapter`).
 
         Raises:
+            TypeError: The language is no string.
             ValueError: The encoder has no adapter for it, or none at all.
         """
+        if not isinstance(language, str):
+            raise TypeError(f'A language is a name such as "de" or "de_DE", got {language!r}.')
         if not self.languages:
             raise ValueError(
                 f"language={language!r}: the {self.encoder_config.model_type} encoder has no language adapters; "
@@ -160,7 +163,7 @@ class MilcoConfig(PreTrainedConfig):
         """Numbers of the adapters for texts of some languages; None for encoders without adapters, which need none.
 
         Args:
-            languages: One for each text; None (or "") is the default language.
+            languages: One for each text; None, "" and "und" (undetermined) are the default language.
 
         Raises:
             ValueError: The encoder has no adapter for one of them; or one names none and there is no default.
@@ -168,15 +171,16 @@ class MilcoConfig(PreTrainedConfig):
         known = self.languages
         if not known:
             return None
-        default = getattr(self.encoder_config, "default_language", None)
+        default = self.default_language or getattr(self.encoder_config, "default_language", None)
         numbers: dict[str | None, int] = {}
         for language in set(languages):
-            if not language and default is None:
+            said = language not in (None, "", "und")
+            if not said and default is None:
                 raise ValueError(
                     f"A text names no language, and the {self.encoder_config.model_type} encoder has no "
                     f"default_language. Name one of {known}, or set config.default_language."
                 )
-            numbers[language] = known.index(self.language_adapter(language or default))
+            numbers[language] = known.index(self.language_adapter(language if said else default))
         return [numbers[language] for language in languages]
 
     def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **kwargs) -> None:

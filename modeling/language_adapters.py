@@ -30,13 +30,14 @@ def find_adapter(language: str, adapters: Sequence[str]) -> str | None:
     """
     if language in adapters:
         return language
-    named = _plain(language)
+    parts = _plain(language).split("-")
     plain = [_plain(adapter) for adapter in adapters]
-    for name in (named, _SAME.get(named)):
-        if name in plain:
-            return adapters[plain.index(name)]
-    first = (_SAME.get(named) or named).split("-")[0]
-    first = _SAME.get(first, first)
+    for length in range(len(parts), 0, -1):  # "zh-hant-tw", then "zh-hant"
+        name = "-".join(parts[:length])
+        for known in (name, _SAME.get(name)):
+            if known in plain:
+                return adapters[plain.index(known)]
+    first = _SAME.get(parts[0], parts[0])
     of_language = [adapter for adapter, name in zip(adapters, plain, strict=True) if name.split("-")[0] == first]
     return of_language[0] if first and of_language else None
 

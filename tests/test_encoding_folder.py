@@ -268,7 +268,7 @@ def test_the_command_prints_texts_of_tables_with_their_ids(checkpoint, tmp_path,
         (["--output", "v", "--batch-size", "2"], "--batch-tokens"),
         (["--output", "v", "--top-k", "2", "--prune", "mass:0.9"], "not both"),
         (["--output", "v", "--device", "cpu", "--devices", "cpu", "cpu"], "not both"),
-        (["--output", "v", "--prune", "english=mass:0.9", "mass:0.9"], "--prune takes one HOW"),
+        (["--output", "v", "--prune", "english=mass:0.9", "mass:0.9"], "takes one HOW"),
     ],
 )
 def test_flags_that_do_not_go_together(capsys, arguments, message):

@@ -127,12 +127,20 @@ def test_language_chooses_the_adapters():
     batch = tiny.batch(["the music", "the music"])
     english, german = model(**batch).embeddings, model(**batch, language="de_DE").embeddings
     assert not torch.allclose(english, german)
-    mixed = model(**batch, language=["de_DE", "en_XX"]).embeddings
+    assert torch.equal(model(**batch, language="de").embeddings, german)
+    assert torch.equal(model(**batch, language="en-GB").embeddings, english)
+    mixed = model(**batch, lang_ids=torch.tensor([1, 0])).embeddings
     torch.testing.assert_close(mixed, torch.stack([german[0], english[1]]))
-    with pytest.raises(ValueError, match="'fr_FR' is not among"):
-        model(**batch, language="fr_FR")
-    with pytest.raises(ValueError, match="names 1 languages for 2 texts"):
-        model(**batch, language=["de_DE"])
+    for given, message in (
+        ({"language": "fr_FR"}, r"'fr_FR' is not among the encoder's adapters: \['en_XX', 'de_DE'\]"),
+        ({"language": ["de_DE", "en_XX"]}, r"one name for all texts here, got \['de_DE', 'en_XX'\].*lang_ids=config"),
+        ({"lang_ids": torch.tensor([1])}, r"lang_ids has the shape \[1\], but there are 2 texts"),
+        ({"lang_ids": torch.tensor([1, 0]), "language": "de"}, "not both"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(**batch, **given)
+    with pytest.raises(ValueError, match="this one has none"):
+        tiny.model()(**batch, lang_ids=torch.tensor([1, 0]))
 
 
 @pytest.mark.parametrize("kind", tiny.ENCODERS)

@@ -69,8 +69,8 @@ def test_padding_changes_nothing(places, tmp_path):
     from milco_hf.training import alignment
 
     class Padded(alignment.PairCollator):
-        def __init__(self, tokenizer, max_length, multiple):
-            super().__init__(tokenizer, max_length, 32)
+        def __init__(self, tokenizer, max_length, multiple, adapters):
+            super().__init__(tokenizer, max_length, 32, adapters)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(alignment, "PairCollator", Padded)

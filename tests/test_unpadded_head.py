@@ -47,14 +47,58 @@ def test_values_winners_and_gradients_equal_the_padded_ones(monkeypatch, backend
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_accelerators_pad_again(monkeypatch, dtype):
-    lengths = [7, 3, 0, 3]
-    hidden, weight, bias, mask = (t.detach().to(dtype) if t.is_floating_point() else t for t in inputs(lengths))
-    expected = pooled_logits(hidden, weight, bias, mask)
-    rows, cu_seqlens = hidden[mask], bounds(lengths)
-    states, real = pooled_segments._padded(rows, cu_seqlens, cu_seqlens.diff())
-    for one, other in zip(pooled_logits(states, weight, bias, real), expected, strict=True):
+class _Accelerator(str):
+    """A name that torch takes for the CPU, and the code under test for a GPU."""
+
+    type = "cuda"
+
+
+class _Elsewhere(torch.Tensor):
+    """A tensor on the CPU that says it is on an accelerator."""
+
+    device = property(lambda self: _Accelerator("cpu"))
+
+
+@pytest.mark.parametrize("lengths", [*LENGTHS, [7, 3, 0, 3]], ids=str)
+@pytest.mark.parametrize("chunk_elements", [1, 50, 10**6])
+def test_accelerators_pad_again(monkeypatch, lengths, chunk_elements):
+    hidden, weight, _, mask = inputs(lengths)
+    rows, cu_seqlens = hidden.detach()[mask], bounds(lengths)
+    calls = []
+
+    def padded(states, weight, mask, *rest):
+        calls.append(mask.tolist())
+        return pooled_segments_padded(states.as_subclass(torch.Tensor), weight, mask, *rest)
+
+    pooled_segments_padded = pooled_segments.padded_forward
+    monkeypatch.setattr(pooled_segments, "padded_forward", padded)
+    options = (weight.detach(), cu_seqlens, torch.float64, chunk_elements)
+    here = pooled_segments.forward(rows, *options)
+    assert not calls, "the CPU takes texts as they are"
+    elsewhere = pooled_segments.forward(rows.as_subclass(_Elsewhere), *options)
+    # nothing is padded to the longest of the whole batch but what is there: the mask is that of the lengths
+    assert calls == ([mask.tolist()] if sum(lengths) else [])
+    real = [text for text, length in enumerate(lengths) if length]  # texts without tokens hold anything
+    for text in real:
+        tokens = rows[cu_seqlens[text] : cu_seqlens[text + 1]] @ weight.detach().T
+        for maxima, winners in (here, elsewhere):
+            torch.testing.assert_close(maxima[text], tokens.amax(dim=0), rtol=1e-12, atol=1e-12)
+            assert winners[text].tolist() == tokens.argmax(dim=0).tolist()
+    assert here[1].dtype == elsewhere[1].dtype
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_an_accelerator_gives_what_the_cpu_gives(lengths):
+    hidden, weight, bias, mask = inputs(lengths)
+    rows, cu_seqlens = hidden.detach()[mask], bounds(lengths)
+    found = []
+    for device in ("cpu", "cuda"):
+        states, *rest = (tensor.detach().to(device).requires_grad_() for tensor in (rows, weight, bias))
+        pooled, winners = pooled_logits(states, *rest, None, backend="chunked", cu_seqlens=cu_seqlens.to(device))
+        gradients = torch.autograd.grad(pooled.relu().sum(), (states, *rest))
+        found.append([tensor.cpu() for tensor in (pooled, winners, *gradients)])
+    for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
 
 

@@ -18,7 +18,10 @@ class ModelArguments:
     )
     train: list[str] = field(
         default_factory=lambda: list(TRAINABLE),
-        metadata={"help": "Which parts are trained, out of encoder, connector and head; the others stay frozen."},
+        metadata={
+            "help": "Which parts are trained, out of encoder, connector and head; the others stay frozen. Of the "
+            "encoder alone: embeddings, shared (its layers), adapters (of all languages) or adapters:XX (X-MOD)."
+        },
     )
     init_head_from_teacher: bool = field(
         default=False,

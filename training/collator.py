@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +31,29 @@ def tokenize(
     return batch["input_ids"], batch["attention_mask"]
 
 
+# `MilcoConfig.adapter_ids`: numbers of the language adapters (X-MOD) for texts of some languages; None where the
+# encoder has none. Texts whose language nobody said are for the default one.
+AdapterIds = Callable[[Sequence[str | None]], list[int] | None]
+ENGLISH = "en"
+
+
+def language_ids(
+    adapters: AdapterIds | None, languages: Sequence[str | None], name: str = "lang_ids"
+) -> dict[str, Tensor]:
+    """What a batch holds of its texts' languages: their adapters' numbers [B], or nothing.
+
+    Args:
+        adapters: the student's `config.adapter_ids`; None, too, for encoders that read all languages alike.
+        languages: each text's, B of them.
+        name: what the batch calls it.
+
+    Raises:
+        ValueError: the encoder has no adapter for one of them.
+    """
+    numbers = None if adapters is None else adapters(languages)
+    return {} if numbers is None else {name: torch.tensor(numbers)}
+
+
 class PairCollator:
     """Tokenises the texts of both sides together, so that the model runs once over them.
 
@@ -38,18 +62,25 @@ class PairCollator:
     - ``input_ids``, ``attention_mask`` [B, n]: B texts;
     - ``target_rows`` [B]: which of the P pairs a text belongs to;
     - ``is_english`` [B]: which side it is;
+    - ``lang_ids`` [B], for encoders with language adapters: English's for English sides, else the pairs' languages';
     - ``english_texts``: the P English texts, which the teacher reads.
 
     Args:
         tokenizer: the student's tokenizer.
         max_length: texts are cut to this many tokens.
         pad_to_multiple_of: widths are rounded up to a multiple of it (8 suits tensor cores).
+        adapters: the student's `config.adapter_ids`, which says what `lang_ids` are.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int, pad_to_multiple_of: int | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        pad_to_multiple_of: int | None = None,
+        adapters: AdapterIds | None = None,
     ) -> None:
         self.tokenizer = tokenizer
+        self.adapters = adapters
         self.max_length = max_length
         self.pad_to_multiple_of = pad_to_multiple_of
 
@@ -58,9 +89,11 @@ class PairCollator:
         english_rows = [row for row, item in enumerate(items) if item["with_english"]]
         texts = [item["other"] for item in items] + [items[row]["english"] for row in english_rows]
         input_ids, attention_mask = tokenize(self.tokenizer, texts, self.max_length, self.pad_to_multiple_of)
+        languages = [item["language"] for item in items] if self.adapters else []
         return {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
+            **language_ids(self.adapters, [*languages, *[ENGLISH] * len(english_rows)]),
             "target_rows": torch.tensor([*range(len(items)), *english_rows]),
             "is_english": torch.arange(len(texts)) >= len(items),
             "english_texts": [item["english"] for item in items],

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from milco_hf.modeling import MilcoConfig
+from milco_hf.training.collator import ENGLISH
 from milco_hf.training.data.pairs import PairDataset
 from milco_hf.training.teachers.cache import Teacher
 
@@ -92,13 +93,17 @@ def encode_texts(
     max_length: int,
     device: torch.device,
     processes: Processes | None = None,
+    languages: Sequence[str | None] | None = None,
 ) -> tuple[sparse.csr_array, sparse.csr_array]:
     """Encode texts, sorted by length, split over processes; the result comes in the texts' own order on every process.
+
+    `languages`, one for each text, choose the adapters of encoders that have some.
 
     Returns:
         (pivot views [N, V_e], source views [N, V_e + V_s]) in fp32.
     """
     encoded = tokenizer(list(texts), truncation=True, max_length=max_length, verbose=False)["input_ids"]
+    adapters = None if languages is None else config.adapter_ids(languages)
     order = sorted(range(len(texts)), key=lambda row: len(encoded[row]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     world = processes.num_processes if processes else 1
@@ -111,6 +116,8 @@ def encode_texts(
         rows = batches[mine] if mine < len(batches) else batches[0]
         batch = tokenizer.pad({"input_ids": [encoded[row] for row in rows]}, return_tensors="pt")
         batch = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+        if adapters is not None:
+            batch["lang_ids"] = torch.tensor([adapters[row] for row in rows], device=device)
         views = batch_views(forward, batch, config)
         if mine < len(batches):
             found.append((rows, *views))
@@ -228,7 +235,15 @@ def evaluate_translation(
     for number, (language, rows) in enumerate(languages.items()):
         english_texts, other_texts = dataset.texts("english", rows), dataset.texts("other", rows)
         views = encode_texts(
-            forward, tokenizer, config, [*english_texts, *other_texts], batch_size, max_length, device, processes
+            forward,
+            tokenizer,
+            config,
+            [*english_texts, *other_texts],
+            batch_size,
+            max_length,
+            device,
+            processes,
+            languages=[ENGLISH] * len(rows) + [language] * len(rows),
         )
         english = tuple(view[: len(rows)] for view in views)
         other = tuple(view[len(rows) :] for view in views)

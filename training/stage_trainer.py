@@ -17,6 +17,7 @@ from milco_hf.training.checkpoints import WholeCheckpoints
 from milco_hf.training.data.steps import StepSampler
 from milco_hf.training.stage_arguments import TRAINABLE, StageArguments
 from milco_hf.training.time_limit import Clock, timed_schedule
+from milco_hf.training.trained_parts import trained_parameters
 
 logger = logging.getLogger(__name__)
 
@@ -28,18 +29,17 @@ def choose_trained(model: nn.Module, train: list[str], echo_layer: bool = False)
 
     Args:
         model: a MilcoForSparseEncoding.
-        train: out of encoder, connector and head. The decoder's [ECHO] row is one of the head's.
+        train: out of encoder, connector and head, or parts of the encoder (see `trained_parameters`). The decoder's
+            [ECHO] row is one of the head's.
         echo_layer: whether [ECHO]'s own layer, where the release has one, learns with the head. In SAP it never does.
 
     Raises:
-        ValueError: an unknown part, or none.
+        ValueError: an unknown part, one that the model does not have, or none.
     """
-    unknown = sorted(set(train) - set(TRAINABLE))
-    if unknown or not train:
-        raise ValueError(f"train must name parts out of {', '.join(TRAINABLE)}, got {train}.")
+    learning = trained_parameters(model, train)
     for name, parameter in model.named_parameters():
-        part = name.split(".")[0]
-        parameter.requires_grad_(part in train or (echo_layer and part == "echo" and "head" in train))
+        is_echo = echo_layer and name.split(".")[0] == "echo" and "head" in train
+        parameter.requires_grad_(name in learning or is_echo)
 
 
 class StageTrainer(WholeCheckpoints, Trainer):

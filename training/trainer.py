@@ -90,6 +90,7 @@ class SapTrainer(StageTrainer):
         outputs = model(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
+            lang_ids=inputs.get("lang_ids"),
             return_embeddings=False,
             source_view=False,
         )

@@ -90,6 +90,11 @@ def _add_vectors(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="cut documents to N tokens (default: the model's)",
     )
+    group.add_argument(
+        "--language-shift",
+        metavar="FOLDER",
+        help="take language bias out of documents by their language: what LanguageShift.save wrote",
+    )
     group.add_argument("--query-length", type=positive, metavar="N", help="cut queries to N tokens, likewise")
     group.add_argument(
         "--device",
@@ -114,6 +119,7 @@ _FIXED = {
     "max_length": "max_length",
     "query_length": "query_length",
     "dtype": "dtype",
+    "language_shift": "language_shift",
     "shard_size": "shard_size",
     "revision": "revision",
 }

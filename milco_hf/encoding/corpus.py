@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from milco_hf.encoding.folder import VectorFolder, stacked
 from milco_hf.encoding.opening import KINDS, Opened, autocast_dtype, default_batch_tokens, open_model
+from milco_hf.encoding.routes import Routes
 from milco_hf.encoding.rows import Batch, Job, Rows
 from milco_hf.encoding.run import Run
 from milco_hf.encoding.shards import Pending, encode_shards, read_shards
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import torch
     from sentence_transformers import SparseEncoder
 
+    from milco_hf.debias import LanguageShift
+    from milco_hf.debias.shifting import RowShifter
     from milco_hf.modeling import MilcoForSparseEncoding
 
 logger = logging.getLogger(__name__)
@@ -45,6 +48,9 @@ def encode_corpus(
     *,
     ids: Iterable[Any] | None = None,
     kind: str = "document",
+    language: str | Iterable[str | None] | None = None,
+    language_shift: LanguageShift | str | Path | None = None,
+    detect: Callable[[str], str | None] | None = None,
     output: str | Path | None = None,
     batch_tokens: int | None = None,
     max_length: int | None = None,
@@ -67,6 +73,12 @@ def encode_corpus(
         texts: The texts, such as a list or a generator.
         ids: Their ids, as many; they become strings.
         kind: "document" or "query": whose prompt and longest length are taken.
+        language: For encoders with language adapters (X-MOD): the language of all texts, such as "de" or "de_DE", or
+            one for each, as many, where None is the model's default. Other encoders read all languages alike: they
+            refuse the one name, which was asked for in vain, and pass over one for each, which is data.
+        language_shift: A `milco_hf.debias.LanguageShift`, or its folder: subtracted from the vectors of documents after
+            pruning, by `language`.
+        detect: For `language_shift`: called with each text whose language is not given, returns a code such as "de".
         output: Folder for shards and a manifest; without, the matrix is returned.
         batch_tokens: Tokens in a forward pass, padding included; by default 4,096 on a CPU and 32,768 elsewhere.
         max_length: Longest text in tokens, special tokens included; by default what the model says for the kind. One
@@ -90,8 +102,9 @@ def encode_corpus(
 
     Raises:
         TypeError: A text is no string, or `texts` is one string.
-        ValueError: A number or name cannot work; there are more texts than ids or fewer; or `output` was begun by
-            another model, with other settings or with other texts. The message says what to do.
+        ValueError: A number or name cannot work; there are more texts than ids or languages, or fewer; a language has
+            no adapter; or `output` was begun by another model, with other settings or with other texts. The message
+            says what to do.
         FileExistsError: `output` holds something else.
     """
     if isinstance(texts, str):
@@ -104,6 +117,10 @@ def encode_corpus(
             raise ValueError(f"{name} has to be at least 1, got {number}.")
     asked = None if prune is None else parse(prune)
     opened = open_model(model, devices)
+    shifter = _shifter(opened, kind, language_shift, language, detect)
+    routes = Routes(
+        opened.milco.config, shifter.passed_on(bool(opened.milco.config.languages)) if shifter else language
+    )
     forms = default_pruning(opened.whole, kind) if asked is None else asked
     job = Job(views, forms, autocast_dtype(dtype, opened.devices))
     reader = Reader(
@@ -122,6 +139,8 @@ def encode_corpus(
             "prune": {view: str(form) for view, form in sorted(forms.items())},
             "autocast": None if job.dtype is None else str(job.dtype).removeprefix("torch."),
             "shard_size": shard_size,
+            **({} if routes.name is None else {"language": routes.name}),
+            **({} if shifter is None else {"language_shift": shifter.digest}),
         },
         "ids": ids is not None,
     }
@@ -136,12 +155,16 @@ def encode_corpus(
 
         def missing() -> Iterator[Pending]:
             nonlocal read
-            for shard in read_shards(texts, ids, shard_size):
+            for shard in read_shards(texts, ids, shard_size, routes):
                 read += 1
+                if shifter is not None:
+                    shard.languages = shifter.read(shard.number, shard.texts)
                 if run is None or not run.has(shard):
                     yield shard
-                else:
-                    bar.update(len(shard.texts))
+                    continue
+                bar.update(len(shard.texts))
+                if shifter is not None:
+                    shifter.skip(shard.number)
 
         def encode(batches: Iterable[Batch]) -> Iterator[tuple[Batch, Rows]]:
             if len(opened.devices) > 1:
@@ -151,21 +174,45 @@ def encode_corpus(
         for shard in encode_shards(missing(), reader, encode, bar.update):
             cut += shard.cut
             encoded += len(shard.texts)
+            matrix = shard.matrix(width) if shifter is None else shifter.finish(shard.number, shard.matrix(width))
             if run is not None:
-                run.add(shard, shard.matrix(width))
+                run.add(shard, matrix)
             else:
-                matrices.append(shard.matrix(width))
+                matrices.append(matrix)
                 names += shard.ids or []
     if cut.texts:
         logger.warning(
             "%d of %d texts are longer than max_length=%d: %d of %d tokens were cut off (%.1f %%).",
             *(cut.texts, encoded, reader.max_length, cut.tokens, cut.of_tokens, 100 * cut.tokens / cut.of_tokens),
         )
+    if shifter is not None:
+        shifter.close()
     if run is not None:
         run.finish(read)
         return VectorFolder(run.folder)
     matrix = stacked(matrices, width)
     return matrix if ids is None else (matrix, names)
+
+
+def _shifter(
+    opened: Opened,
+    kind: str,
+    shift: LanguageShift | str | Path | None,
+    language: str | Iterable[str | None] | None,
+    detect: Callable[[str], str | None] | None,
+) -> RowShifter | None:
+    """What takes language bias out of the rows, where that is asked for."""
+    if shift is None:
+        if detect is not None:
+            raise ValueError("detect finds languages for language_shift; give that too.")
+        return None
+    if kind != "document":
+        raise ValueError(f"language_shift is for documents, and kind is {kind!r}: queries stay as they are.")
+    from milco_hf.debias.shifting import RowShifter
+
+    shifter = RowShifter(shift, language, detect)
+    shifter.check(opened.milco.config.projection_dim, model_fingerprint(opened.whole))
+    return shifter
 
 
 def _run(output: str | Path, opened: Opened, about: dict[str, Any], resume: bool) -> Run:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from milco_hf.mining.files import COMPRESSION, open_text, read_jsonl
 
 ID_NAMES = ("_id", "id", "pid", "docid")
+LANGUAGE_NAMES = ("language", "lang")
 _TABLES = {".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE}, ".csv": {}}
 # csv refuses longer cells as it is set up; texts may be longer.
 _LONGEST_CELL = 1 << 30
 
 
 class Text(NamedTuple):
-    """A text and its id, None where its file gives none."""
+    """A text, its id and its language, None where its file gives none."""
 
     text: str
     id: str | None = None
+    language: str | None = None
 
 
 def kind_of(path: Path) -> str:
@@ -31,10 +33,10 @@ def kind_of(path: Path) -> str:
 def read_texts(path: Path) -> Iterator[Text]:
     """The texts of a file.
 
-    `.jsonl`: objects with `text`, maybe an id (`_id`, `id`, `pid` or `docid`) and a `title`, which goes before the
-    text, as BEIR has it. `.tsv`, `.csv`: the same names in a first row that has `text` among them; without such a row,
-    one column is the text, two are id and text. Anything else: one text a line, an empty line an empty text. All may
-    end in `.gz`, `.xz` or `.bz2`.
+    `.jsonl`: objects with `text`, maybe an id (`_id`, `id`, `pid` or `docid`), a `title`, which goes before the text,
+    as BEIR has it, and a `language` (or `lang`). `.tsv`, `.csv`: the same names in a first row that has `text` among
+    them; without such a row, one column is the text, two are id and text. Anything else: one text a line, an empty
+    line an empty text. All may end in `.gz`, `.xz` or `.bz2`.
 
     Raises:
         ValueError: A line cannot be read, or has an id where others have none; the message names it.
@@ -61,10 +63,11 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Text]]:
     for line, row in read_jsonl(path):
         if not isinstance(row.get("text"), str):
             raise ValueError(f"{path}, line {line}: needs a `text`; it has {', '.join(row) or 'nothing'}.")
-        title = row.get("title")
-        if title is not None and not isinstance(title, str):
-            raise ValueError(f"{path}, line {line}: `title` has to be a string, got {title!r}.")
-        yield line, Text(_joined(title, row["text"]), _id(row))
+        title, language = row.get("title"), _first(row, LANGUAGE_NAMES)
+        for name, value in (("title", title), ("language", language)):
+            if value is not None and not isinstance(value, str):
+                raise ValueError(f"{path}, line {line}: `{name}` has to be a string, got {value!r}.")
+        yield line, Text(_joined(title, row["text"]), _id(row), language or None)
 
 
 def _table(path: Path, kind: str) -> Iterator[tuple[int, Text]]:
@@ -89,7 +92,8 @@ def _table(path: Path, kind: str) -> Iterator[tuple[int, Text]]:
                 if len(row) != len(names):
                     raise ValueError(f"{path}, line {rows.line_num}: has {len(row)} columns, not {len(names)}.")
                 cells = dict(zip(names, row))
-                yield rows.line_num, Text(_joined(cells.get("title"), cells["text"]), _id(cells))
+                language = _first(cells, LANGUAGE_NAMES) or None
+                yield rows.line_num, Text(_joined(cells.get("title"), cells["text"]), _id(cells), language)
         except csv.Error as error:
             raise ValueError(f"{path}, line {rows.line_num}: {error}.") from error
 
@@ -100,7 +104,13 @@ def _joined(title: str | None, text: str) -> str:
 
 
 def _id(row: dict) -> str | None:
-    return next((str(row[name]) for name in ID_NAMES if row.get(name) is not None), None)
+    found = _first(row, ID_NAMES)
+    return None if found is None else str(found)
 
 
-__all__ = ["ID_NAMES", "Text", "kind_of", "read_texts"]
+def _first(row: dict, names: tuple[str, ...]) -> Any:
+    """The first of some keys that holds anything."""
+    return next((row[name] for name in names if row.get(name) is not None), None)
+
+
+__all__ = ["ID_NAMES", "LANGUAGE_NAMES", "Text", "kind_of", "read_texts"]

@@ -31,12 +31,21 @@ class Job:
 
 @dataclass(frozen=True)
 class Batch:
-    """Tokens of some texts: `ids` [texts, longest] int32, padded; `lengths` [texts]; each text's `row` in its shard."""
+    """Tokens of some texts.
+
+    Args:
+        shard: Number of their shard.
+        rows: Each text's row in it, [texts].
+        ids: [texts, longest] int32, padded.
+        lengths: [texts].
+        adapters: The number of each text's language adapter, [texts]; None for encoders without adapters.
+    """
 
     shard: int
     rows: np.ndarray
     ids: np.ndarray
     lengths: np.ndarray
+    adapters: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ def encode_batch(model: MilcoForSparseEncoding, batch: Batch, job: Job) -> Rows:
     ids = torch.from_numpy(batch.ids).to(device, torch.long)
     lengths = torch.from_numpy(batch.lengths).to(device)
     mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
+    adapters = None if batch.adapters is None else torch.from_numpy(batch.adapters).to(device)
     context = nullcontext() if job.dtype is None else torch.autocast(device.type, dtype=job.dtype)
     with context:
         output = model(
@@ -71,6 +81,7 @@ def encode_batch(model: MilcoForSparseEncoding, batch: Batch, job: Job) -> Rows:
             attention_mask=mask,
             return_embeddings=False,
             source_view=job.views != "english",
+            lang_ids=adapters,
             return_dict=True,
         )
     width = model.config.projection_dim

@@ -57,9 +57,10 @@ class Run:
         if shard.number >= len(self.records):
             return False
         record = self.records[shard.number]
-        if record["texts"] != texts_digest(shard.texts, shard.ids):
+        if record["texts"] != texts_digest(shard.texts, shard.ids, shard.adapters, shard.languages):
             raise ValueError(
-                f"{self.folder / record['file']} was made of other texts or ids than those given now. {_WAY_OUT}"
+                f"{self.folder / record['file']} was made of other texts, ids or languages than those given now. "
+                f"{_WAY_OUT}"
             )
         return (self.folder / record["file"]).is_file()
 
@@ -71,7 +72,7 @@ class Run:
             "file": name,
             "rows": matrix.shape[0],
             "entries": int(matrix.nnz),
-            "texts": texts_digest(shard.texts, shard.ids),
+            "texts": texts_digest(shard.texts, shard.ids, shard.adapters, shard.languages),
             "cut": asdict(shard.cut),
         }
         self.records[shard.number : shard.number + 1] = [record]
@@ -100,10 +101,16 @@ class Run:
         write_manifest(self.folder, {**self.about, **totals, "complete": complete, "shards": self.records})
 
 
-def texts_digest(texts: Sequence[str], ids: Sequence[str] | None) -> str:
-    """A digest of some texts and their ids."""
+def texts_digest(
+    texts: Sequence[str],
+    ids: Sequence[str] | None,
+    adapters: Sequence[int] | None = None,
+    languages: Sequence[str | None] | None = None,
+) -> str:
+    """A digest of some texts, their ids and, where they matter, their language adapters and languages."""
     digest = hashlib.blake2b(digest_size=16)
-    for strings in (texts, ids or ()):
+    more = [list(map(str, each)) for each in (adapters, languages) if each is not None]
+    for strings in (texts, ids or (), *more):
         digest.update(len(strings).to_bytes(8, "little"))
         for string in strings:
             content = string.encode("utf-8", "surrogatepass")
@@ -121,8 +128,8 @@ def _check_same(folder: Path, before: dict[str, Any], about: dict[str, Any]) -> 
         )
     old = {**before["settings"], "ids": before["ids"]}
     new = {**about["settings"], "ids": about["ids"]}
-    if differ := [name for name in new if old.get(name) != new[name]]:
-        listed = ", ".join(f"{name} {old.get(name)!r} there and {new[name]!r} now" for name in differ)
+    if differ := [name for name in {**new, **old} if old.get(name) != new.get(name)]:
+        listed = ", ".join(f"{name} {old.get(name)!r} there and {new.get(name)!r} now" for name in differ)
         raise ValueError(
             f"{folder} was begun with other settings: {listed} (model fingerprint {before['fingerprint']} there, "
             f"{about['fingerprint']} now). {_WAY_OUT}"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from milco_hf.encoding.routes import Routes
 from milco_hf.encoding.rows import Batch, Rows
 from milco_hf.encoding.tokens import Cut, Reader
 
@@ -21,11 +22,16 @@ WINDOW = 4096
 
 @dataclass
 class Pending:
-    """A shard on its way: its texts, and the rows that are done."""
+    """A shard on its way: its texts, their ids and language adapters where there are any, and the rows done.
+
+    `languages` are what a language shift shifts its rows by.
+    """
 
     number: int
     texts: list[str]
     ids: list[str] | None
+    adapters: list[int] | None = None
+    languages: list[str | None] | None = None
     cut: Cut = field(default_factory=Cut)
     parts: list[tuple[np.ndarray, Rows]] = field(default_factory=list)
     done: int = 0
@@ -50,12 +56,14 @@ class Pending:
         return sparse.csr_array((weights, columns, starts), shape=(len(self.texts), width))
 
 
-def read_shards(texts: Iterable[str], ids: Iterable[Any] | None, size: int) -> Iterator[Pending]:
+def read_shards(
+    texts: Iterable[str], ids: Iterable[Any] | None, size: int, routes: Routes | None = None
+) -> Iterator[Pending]:
     """Shards of `size` texts, the last one shorter.
 
     Raises:
         TypeError: A text is no string.
-        ValueError: There are more texts than ids, or fewer.
+        ValueError: There are more texts than ids or languages, or fewer; or a language has no adapter.
     """
     texts, ids = iter(texts), None if ids is None else iter(ids)
     number = read = 0
@@ -66,8 +74,10 @@ def read_shards(texts: Iterable[str], ids: Iterable[Any] | None, size: int) -> I
         names = None if ids is None else [str(name) for name in islice(ids, len(block))]
         if names is not None and len(names) < len(block):
             raise ValueError(f"There are {read + len(names)} ids, but more texts; give each text an id.")
-        yield Pending(number, block, names)
+        yield Pending(number, block, names, None if routes is None else routes.take(read, len(block)))
         number, read = number + 1, read + len(block)
+    if routes is not None:
+        routes.check_end(read)
     if ids is not None and any(True for _ in ids):
         raise ValueError(f"There are {read} texts, but more ids; give each text one id.")
 
@@ -112,7 +122,8 @@ def _batches(
         waiting[shard.number] = shard
         for first in range(0, len(shard.texts), WINDOW):
             window = shard.texts[first : first + WINDOW]
-            now = shard, thread.submit(reader.batches, shard.number, first, window)
+            adapters = None if shard.adapters is None else shard.adapters[first : first + WINDOW]
+            now = shard, thread.submit(reader.batches, shard.number, first, window, adapters)
             if before is not None:
                 yield from taken(*before)
             before = now

@@ -45,14 +45,18 @@ class Reader:
     max_length: int | None
     batch_tokens: int
 
-    def batches(self, shard: int, first: int, texts: Sequence[str]) -> tuple[list[Batch], Cut]:
+    def batches(
+        self, shard: int, first: int, texts: Sequence[str], adapters: Sequence[int] | None = None
+    ) -> tuple[list[Batch], Cut]:
         """Batches of some neighbouring texts, longest first.
 
         Args:
             shard: The shard that the texts belong to.
             first: Row of the first text in its shard.
             texts: The texts.
+            adapters: The number of each one's language adapter; None for encoders without adapters.
         """
+        routes = None if adapters is None else np.array(adapters, dtype=np.int64)
         tokens, cut = self._tokens([self.prompt + text for text in texts])
         lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
         order = np.argsort(-lengths, kind="stable")
@@ -64,7 +68,8 @@ class Reader:
             ids = np.full((len(chosen), longest), self.tokenizer.pad_token_id or 0, dtype=np.int32)
             for row, text in enumerate(chosen):
                 ids[row, : lengths[text]] = tokens[text]
-            found.append(Batch(shard, chosen + first, ids, lengths[chosen]))
+            of_texts = None if routes is None else routes[chosen]
+            found.append(Batch(shard, chosen + first, ids, lengths[chosen], of_texts))
             start += size
         return found, cut
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 ENGINES = ("auto", "exact", "seismic")
 _SEISMIC = "seismic"
+# In the first segment: what documents that are added later are shifted by too.
+_SHIFT = "language_shift"
 # What was added is searched exactly up to this share of what Seismic has.
 _SHARE_ADDED = 0.1
 
@@ -55,6 +57,8 @@ class Settings:
     query_length: int | None
     passage_length: int | None
     recall: float
+    language_shift: Any = None
+    detect: Callable[[str], str | None] | None = None
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("engine", self.engine, ENGINES), ("views", self.views, pruning.VIEWS)):
@@ -64,6 +68,8 @@ class Settings:
             raise ValueError(f"passage_length has to be at least 1 word, got {self.passage_length}.")
         if not 0 < self.recall <= 1:
             raise ValueError(f"recall has to be above 0 and at most 1, got {self.recall}.")
+        if self.detect is not None and self.language_shift is None:
+            raise ValueError("detect finds languages for language_shift; give that too.")
         pruning.parse(self.prune)
         pruning.parse(self.prune_queries)
         if self.engine == "seismic" and not installed():
@@ -97,6 +103,9 @@ def build(
     several = devices if devices is not None and not isinstance(devices, str) and len(devices) > 1 else None
     encoding = {**how, "devices": several, "views": settings.views, "prune": forms["document"]}
     encoding |= {"max_length": settings.max_length, "progress": progress}
+    shift = _opened_shift(settings.language_shift)
+    if shift is not None:
+        encoding |= {"language_shift": shift, "detect": settings.detect}
     with locked(path):
         folder = path / BUILDING
         vectors = make_segment(
@@ -109,6 +118,9 @@ def build(
             resume=resume,
             **encoding,
         )
+        if shift is not None:
+            shift.save(folder / _SHIFT)
+        shifted = vectors.manifest["settings"].get("language_shift")
         about = {
             "model": name,
             "revision": commit,
@@ -123,6 +135,7 @@ def build(
                 "passage_length": settings.passage_length,
                 "autocast": vectors.manifest["settings"]["autocast"],
                 "shard_size": vectors.manifest["settings"]["shard_size"],
+                **({} if shifted is None else {"language_shift": shifted}),
             },
             "dimensions": vectors.manifest["dimensions"],
             "engine": settings.engine,
@@ -156,6 +169,11 @@ def add(
             )
         settings = manifest["settings"]
         folders = [path / segment["folder"] for segment in manifest["segments"]]
+        shift = _opened_shift(folders[0] / _SHIFT if settings.get("language_shift") else None)
+        if shift is not None:
+            how = {**how, "language_shift": shift}
+        elif how.get("detect") is not None:
+            raise ValueError(f"{path} was built without a language shift, so detect has nothing to do.")
         rows, stores = open_segments(folders, sum(manifest["dimensions"].values()))
         try:
             vectors = make_segment(
@@ -178,6 +196,15 @@ def add(
             for store in stores:
                 store.close()
         _finish(path, path / ADDING, manifest, vectors, model, progress)
+
+
+def _opened_shift(shift: Any) -> Any:
+    """A `LanguageShift`, read where its folder is given; None for none."""
+    if shift is None:
+        return None
+    from milco_hf.debias import LanguageShift
+
+    return shift if isinstance(shift, LanguageShift) else LanguageShift.load(shift)
 
 
 def _finish(

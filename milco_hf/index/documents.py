@@ -52,10 +52,11 @@ def read_documents(
     Args:
         source: Texts, dictionaries or `Document`s, such as a list or a generator; or where they lie: a file (.jsonl,
             .csv, .tsv, .txt, each also .gz, .xz or .bz2; .parquet), a folder of such files, a folder in the BEIR layout
-            (or one of each language in it, whose names are the languages and go before the ids: "de:p7"), the id of a
-            data set on the Hub, or several of these.
+            (or one of each language in it, whose names are the languages and go before the ids: "de:p7"), or the id of
+            a data set on the Hub. In a list, files and folders are `Path`s: a string there is a text, so data sets of
+            the Hub are given one at a time.
         fields: Which key or column is the "text", "id", "title" or "language", where it has another name.
-        language: Of documents that do not say.
+        language: Of documents that do not say. Encoders with language adapters (X-MOD) read each document with its own.
         subset: Of a data set on the Hub: its configuration.
         split: Of a data set on the Hub; by default "corpus", "train" or the only one.
         revision: Of a data set on the Hub.

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -24,6 +24,8 @@ from milco_hf.pruning import Prune
 
 if TYPE_CHECKING:
     from sentence_transformers import SparseEncoder
+
+    from milco_hf.debias import LanguageShift
 
 
 class Index:
@@ -68,6 +70,8 @@ class Index:
         max_length: int | None = None,
         query_length: int | None = None,
         passage_length: int | None = None,
+        language_shift: LanguageShift | str | Path | None = None,
+        detect: Callable[[str], str | None] | None = None,
         fields: Mapping[str, str] | None = None,
         language: str | None = None,
         subset: str | None = None,
@@ -105,6 +109,10 @@ class Index:
             query_length: Queries likewise.
             passage_length: Split documents into passages of so many words (letters, in scripts without spaces), each
                 encoded under the title; a document is as good as its best passage. None keeps documents whole.
+            language_shift: A `milco_hf.debias.LanguageShift`, or its folder: subtracted from the documents' vectors by
+                their `language`, after pruning. The index keeps it for what is added later.
+            detect: For `language_shift`: called with the text of each document without a language, returns a code such
+                as "de" or None.
             fields: Where a key or column has another name: {"text": "body", "id": "url"}.
             language: Of documents that do not say.
             subset: Of a data set on the Hub: its configuration.
@@ -145,6 +153,8 @@ class Index:
             query_length=query_length,
             passage_length=passage_length,
             recall=recall,
+            language_shift=language_shift,
+            detect=detect,
         )
         reading = {
             "fields": fields,
@@ -203,6 +213,7 @@ class Index:
             "dimensions_a_passage": now.rows.entries / max(1, len(now.rows)),
             "languages": now.languages(),
             "views": settings["views"],
+            "language_shift": settings.get("language_shift"),
             "pruning": {"documents": settings["document_pruning"], "queries": settings["query_pruning"]},
             "lengths": {name: settings[name] for name in ("max_length", "query_length", "passage_length")},
             "cut": dict(manifest["cut"]),
@@ -335,6 +346,7 @@ class Index:
         subset: str | None = None,
         split: str | None = None,
         data_revision: str | None = None,
+        detect: Callable[[str], str | None] | None = None,
         batch_tokens: int | None = None,
         progress: bool = True,
     ) -> int:
@@ -351,6 +363,7 @@ class Index:
             subset: As in `build`.
             split: As in `build`.
             data_revision: As in `build`.
+            detect: As in `build`, where the index has a language shift.
             batch_tokens: As in `build`.
             progress: Whether to show a bar.
 
@@ -372,7 +385,10 @@ class Index:
         }
         model = self.model
         fingerprint = self._now.manifest["fingerprint"]
-        building.add(self.path, model, fingerprint, documents, reading, {"batch_tokens": batch_tokens}, progress)
+        how: dict[str, Any] = {"batch_tokens": batch_tokens}
+        if detect is not None:
+            how["detect"] = detect
+        building.add(self.path, model, fingerprint, documents, reading, how, progress)
         self._now = Snapshot(self.path, self._engine)
         return len(self) - before
 

@@ -21,7 +21,7 @@ VECTORS = "vectors"
 
 
 class _Texts:
-    """What the model reads of a store's documents, one row after the other, and how many rows there are."""
+    """What the model reads of a store's documents, one row after the other, in which languages, and how many rows."""
 
     def __init__(self, store: DocumentStore, passages: np.ndarray | None) -> None:
         self.store = store
@@ -31,13 +31,21 @@ class _Texts:
         return len(self.store) if self.passages is None else len(self.passages)
 
     def __iter__(self) -> Iterator[str]:
+        return (document.encoded_text(*span) for document, span in self._rows())
+
+    def languages(self) -> Iterator[str | None]:
+        """Of each row's document."""
+        return (document.language for document, _ in self._rows())
+
+    def _rows(self) -> Iterator[tuple[Document, list[int]]]:
+        """The document of each row, and the passage's begin and end where there are passages."""
         if self.passages is None:
-            yield from (document.encoded_text() for document in self.store)
+            yield from ((document, []) for document in self.store)
             return
         row = 0
         for number, document in enumerate(self.store):
             while row < len(self.passages) and self.passages[row, 0] == number:
-                yield document.encoded_text(*self.passages[row, 1:].tolist())
+                yield document, self.passages[row, 1:].tolist()
                 row += 1
 
 
@@ -87,7 +95,14 @@ def make_segment(
             np.save(folder / PASSAGES, passages)
         texts = _Texts(store, passages)
         return encode_corpus(
-            model, texts, kind="document", output=folder / VECTORS, resume=resume, progress=progress, **encoding
+            model,
+            texts,
+            kind="document",
+            language=texts.languages(),
+            output=folder / VECTORS,
+            resume=resume,
+            progress=progress,
+            **encoding,
         )
     finally:
         store.close()

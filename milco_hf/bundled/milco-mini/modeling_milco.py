@@ -205,7 +205,8 @@ class MilcoForSparseEncoding(TextEncodingMixin, MilcoPreTrainedModel):
 
         Raises:
             ValueError: `input_ids` holds ids below V_e, made by another tokenizer than the checkpoint's; `language`
-                is none of the encoder's, or there are no adapters; or the texts come without padding and the encoder would mix them.
+                is none of the encoder's, or there are no adapters; or the texts come without padding and the encoder
+                would mix them.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         input_ids = self._source_ids(input_ids, mask)
@@ -300,8 +301,8 @@ class MilcoForSparseEncoding(TextEncodingMixin, MilcoPreTrainedModel):
             # SparseEncoder sorts texts by length, and would hand the list on as it is
             raise ValueError(
                 f"language has to be one name for all texts here, got {language!r}. Texts of several languages: "
-                "encode_text, encode_query and encode_document of the model or milco_hf.encode_corpus with one language "
-                "for each, or forward with lang_ids=config.adapter_ids([…])."
+                "encode_text, encode_query and encode_document of the model or milco_hf.encode_corpus with one for "
+                "each, or forward with lang_ids=config.adapter_ids([…])."
             )
         if lang_ids is None:
             adapter = None if language is None else self.config.language_adapter(language)

@@ -94,8 +94,8 @@ class TextEncodingMixin:
             return_dict: Whether to return `{"e_music": 1.2, "m_▁Musik": 0.4}` for each text, heaviest first, in
                 place of a tensor.
             source_view: Whether source tokens echo.
-            language: For encoders with language adapters (X-MOD): the language of all texts, such as "de" or "de_DE", or
-                one for each, where None is the configuration's `default_language`. Other encoders read all languages
+            language: For encoders with language adapters (X-MOD): the language of all texts, such as "de" or "de_DE",
+                or one for each, where None is the configuration's `default_language`. Other encoders read all languages
                 alike: they refuse the one name, which was asked for in vain, and pass over one for each, which is data.
             show_progress_bar: Whether to show progress.
             task: "query" or "document" prunes as the configuration says; None prunes nothing.
