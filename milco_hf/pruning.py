@@ -205,20 +205,14 @@ def default_pruning(model: Any, kind: str, max_active_dims: bool = True) -> dict
         max_active_dims: Whether a SparseEncoder's `max_active_dims` counts too.
 
     Returns:
-        What `config.query_pruning` or `config.document_pruning` says; without, `max_active_dims`.
-
-    Raises:
-        ValueError: The model says both.
+        A SparseEncoder's `max_active_dims` where it is set, else what `config.query_pruning` or
+        `config.document_pruning` says: what is asked for wins over what the checkpoint says.
     """
-    config = getattr(getattr(model, "transformers_model", model), "config", None)
-    forms = parse(getattr(config, f"{kind}_pruning", None))
     most = getattr(model, "max_active_dims", None)
-    if forms and most:
-        raise ValueError(
-            f"The model has max_active_dims={most} and {kind}_pruning={getattr(config, f'{kind}_pruning')!r}; set one "
-            "of them to None."
-        )
-    return parse(f"top_k:{most}") if most and max_active_dims else forms
+    if most:
+        return parse(f"top_k:{most}") if max_active_dims else {}
+    config = getattr(getattr(model, "transformers_model", model), "config", None)
+    return parse(getattr(config, f"{kind}_pruning", None))
 
 
 @contextmanager
@@ -276,7 +270,7 @@ def _check_weights(method: str, smallest: float) -> None:
 
 def _views_of(prune: str | Iterable[str]) -> dict[str, str]:
     """`mass:0.9` or `english=mass:0.9 source=top_k:16`, in one string or in several, as a dictionary."""
-    words = prune.replace(",", " ").split() if isinstance(prune, str) else list(prune)
+    words = (prune if isinstance(prune, str) else " ".join(prune)).replace(",", " ").split()
     if words == ["none"]:
         return {}
     if len(words) == 1 and "=" not in words[0]:

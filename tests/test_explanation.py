@@ -119,6 +119,21 @@ def test_tokens_are_the_winners_and_the_echoes(model, query, document):
     assert_tokens_explain_weights(model, why.document)
 
 
+def test_autocast_is_explained_as_it_encodes(model):
+    def weights(matrix):
+        return dict(zip(matrix.indices.tolist(), matrix.data.tolist()))
+
+    for query, document in PAIRS[:3]:
+        why = explain(model, query, document, dtype="bfloat16")
+        for kind, side in (("query", why.query), ("document", why.document)):
+            options = {"kind": kind, "progress": False}
+            found = {entry.dimension: entry.weight for entry in side.entries}
+            assert found == weights(encode_corpus(model, [side.text], dtype="bfloat16", **options))
+            assert found != weights(encode_corpus(model, [side.text], **options))
+    with pytest.raises(ValueError, match="dtype has to be None .*, got 'int8'"):
+        explain(model, "a", "b", dtype="int8")
+
+
 @pytest.mark.parametrize("text", [*tiny.TEXTS, "  fine \t ﬁne\n ", "e\u0301 👩‍👩‍👧 x</s>y"])
 def test_places_are_characters_of_the_text(model, text):
     side = explain(model, text, "").query

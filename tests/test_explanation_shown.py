@@ -247,6 +247,22 @@ def test_command_writes_a_page_of_a_file(checkpoint, model, tmp_path, capsys):
     assert page.read_text(encoding="utf-8") == explain(model, "city", EVIL).to_html(top=5)
 
 
+def test_a_page_is_written_whole_or_not_at_all(checkpoint, tmp_path, monkeypatch):
+    page, shared = tmp_path / "why.html", ["--model", str(checkpoint), "--device", "cpu"]
+    page.write_text("the page before")
+    monkeypatch.setattr("milco_hf.cli.explain.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        command("city", "old city", "--html", str(page), *shared)
+    assert page.read_text() == "the page before"
+    assert list(tmp_path.iterdir()) == [page]
+    target = tmp_path / "target.html"
+    page.unlink()
+    page.symlink_to(target)  # as /dev/stdout is one: written to, not replaced
+    command("city", "old city", "--html", str(page), *shared)
+    assert page.is_symlink()
+    assert target.read_text(encoding="utf-8").startswith("<!")
+
+
 def test_command_prints_text(checkpoint, capsys):
     command("city", "old city", "--model", str(checkpoint), "--document-length", "5", "--views", "english")
     shown = capsys.readouterr().out

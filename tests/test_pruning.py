@@ -111,6 +111,7 @@ def test_what_a_form_may_look_like():
     assert parse("english=mass:0.9 source=top_k:16") == both
     assert parse("english=mass:0.9,source=top_k:16") == both
     assert parse(["english=mass:0.9", "source=top_k:16"]) == both
+    assert parse(["english=mass:0.9,source=top_k:16"]) == both
     assert parse({"english": "mass:0.9", "source": Pruning("top_k", 16)}) == both
     assert parse("source=max_ratio:0.1") == {"source": Pruning("max_ratio", 0.1)}
     assert parse("threshold:0.25") == parse(["threshold:0.25"]) == {"both": Pruning("threshold", 0.25)}

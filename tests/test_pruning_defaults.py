@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,7 +71,7 @@ def test_what_is_asked_for_wins(checkpoint, model, asked):
 def test_the_configuration_travels_with_the_checkpoint(folder, tmp_path):
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert {name: config[name] for name in HOW} == HOW
-    assert json.loads((folder / "modules.json").read_text(encoding="utf-8"))[0]["kwargs"] == ["task"]
+    assert json.loads((folder / "modules.json").read_text(encoding="utf-8"))[0]["kwargs"] == ["task", "max_active_dims"]
     milco_hf.load(folder, device="cpu").save_pretrained(str(tmp_path / "again"))
     again = milco_hf.load(tmp_path / "again", device="cpu")
     assert {kind: str(form) for kind, form in default_pruning(again, "query").items()} == {"both": "top_k:4"}
@@ -103,9 +105,25 @@ def test_what_cannot_be_is_refused(folder):
     for how in ("half", "mass:2", {"german": "mass:0.5"}, {"both": "mass:0.5", "source": "top_k:2"}):
         with pytest.raises(ValueError, match="document_pruning: "):
             tiny.config(document_pruning=how)
-    both = milco_hf.load(folder, device="cpu", max_active_dims=4)
-    with pytest.raises(ValueError, match="max_active_dims=4 and query_pruning='top_k:4'"):
-        encode_corpus(both, MIXED, kind="query", progress=False)
+
+
+def test_max_active_dims_wins_over_the_checkpoint_on_every_path(folder):
+    both = milco_hf.load(folder, device="cpu", max_active_dims=2)
+    assert {view: str(form) for view, form in default_pruning(both, "query").items()} == {"both": "top_k:2"}
+    assert default_pruning(both, "query", max_active_dims=False) == {}
+    found = encode_corpus(both, MIXED, kind="query", progress=False)
+    assert np.diff(found.indptr).max() == 2
+    assert_close(to_csr(both.encode_query(MIXED, convert_to_sparse_tensor=True, save_to_cpu=True)), found)
+
+
+def test_checkpoints_of_before_prune_too(folder, wanted, tmp_path):
+    old = Path(shutil.copytree(folder, tmp_path / "old"))
+    modules = json.loads((old / "modules.json").read_text(encoding="utf-8"))
+    assert modules[0].pop("kwargs") == ["task", "max_active_dims"]
+    (old / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    model = milco_hf.load(old, device="cpu")
+    found = model.encode_query(MIXED, convert_to_sparse_tensor=True, save_to_cpu=True)
+    assert_close(to_csr(found), wanted["query"])
 
 
 def test_gradients_pass_through_what_is_kept():

@@ -342,3 +342,11 @@ def test_a_port_that_is_taken_is_named():
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"Cannot listen on 127.0.0.1, port {port}: .*Another --port"):
             serve(FastAPI(), port=port)
+
+
+def test_addresses_that_cannot_be():
+    with pytest.raises(OSError, match="Cannot listen on no.such.host.invalid: .*--host takes an address"):
+        serve(FastAPI(), "no.such.host.invalid", 0)
+    for port in (70000, -1):
+        with pytest.raises(ValueError, match=f"between 0 and 65535, got {port}"):
+            serve(FastAPI(), port=port)

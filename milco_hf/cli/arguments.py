@@ -13,4 +13,9 @@ def positive(value: str) -> int:
     return number
 
 
-__all__ = ["positive"]
+def add_revision(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """--revision, of a model on the Hub."""
+    parser.add_argument("--revision", metavar="REV", help="of --model on the Hub: branch, tag or commit")
+
+
+__all__ = ["add_revision", "positive"]

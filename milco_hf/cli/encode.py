@@ -10,7 +10,7 @@ from itertools import chain, islice, tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from milco_hf.cli.arguments import positive
+from milco_hf.cli.arguments import add_revision, positive
 
 if TYPE_CHECKING:
     from sentence_transformers import SparseEncoder
@@ -25,14 +25,18 @@ examples:
   cat questions.txt | milco encode --as query --ids
   milco encode --file corpus.jsonl.gz --output vectors --prune mass:0.9
   milco encode --file corpus.tsv --output vectors --devices cuda:0 cuda:1 --dtype auto
+  milco encode --model my-xmod --file corpus.txt --language de --output vectors
 
 Without --output, each line is {"text": …, "english": {term: weight}, "source": {token: weight}}, heaviest first;
 with --ids it is {"text": …, "indices": […], "values": […]}, in the order of the dimensions, for a search engine.
 With --output, the folder gets shards of sparse vectors and a manifest.json; milco_hf.load_vectors reads it. The same
 command continues a run that was cut short.
 
-FILE is lines of text, or by its name .jsonl (text, and maybe an id in _id or id, and a title, as BEIR's corpus.jsonl),
-.tsv or .csv (those columns by name, or: text; id and text); each may be .gz, .xz or .bz2."""
+FILE is lines of text, or by its name .jsonl (text, and maybe an id in _id or id, a title, as BEIR's corpus.jsonl, and a
+language), .tsv or .csv (those columns by name, or: text; id and text); each may be .gz, .xz or .bz2.
+
+Languages (de, de_DE) are for encoders with language adapters (X-MOD): other ones pass over those of a file, and refuse
+--language."""
 
 
 def add_parser(verbs: argparse._SubParsersAction, parents: list[argparse.ArgumentParser]) -> None:
@@ -48,8 +52,12 @@ def add_parser(verbs: argparse._SubParsersAction, parents: list[argparse.Argumen
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts; none reads standard input")
     parser.add_argument("--file", type=Path, metavar="FILE", help="lines of text, JSON lines or a table")
     parser.add_argument("--model", default="milco-mini", metavar="ID|PATH", help="the checkpoint (default: milco-mini)")
+    add_revision(parser)
     parser.add_argument(
         "--as", dest="task", choices=("query", "document"), default="document", help="(default: document)"
+    )
+    parser.add_argument(
+        "--language", metavar="XX", help="which adapters read the texts (default: by the file, or the model's default)"
     )
     parser.add_argument("--top-k", type=positive, metavar="K", help="keep the K heaviest dimensions (default: all)")
     parser.add_argument("--ids", action="store_true", help="print dimensions and weights in place of terms")
@@ -107,38 +115,38 @@ def _write(options: argparse.Namespace, given: dict[str, Any]) -> None:
     if options.top_k and options.prune:
         raise ValueError("Give either --top-k or --prune, not both.")
     if options.top_k:
-        given["prune"] = [f"top_k:{options.top_k}"]
-    if "prune" in given:
-        given["prune"] = _prune(given["prune"])
+        given["prune"] = f"top_k:{options.top_k}"
     if options.device:
         given["devices"] = options.device
-    texts, ids = _texts_and_ids(_texts(options))
+    texts, ids, language = _columns(_texts(options), options.language)
+    model = options.model
+    if options.revision:
+        one = options.devices[0] if options.devices and len(options.devices) == 1 else None
+        model = milco_hf.load(model, revision=options.revision, device=options.device or one)
     folder = milco_hf.encode_corpus(
-        options.model, texts, ids=ids, kind=options.task, output=options.output, progress=sys.stderr.isatty(), **given
+        model,
+        texts,
+        ids=ids,
+        kind=options.task,
+        language=language,
+        output=options.output,
+        progress=sys.stderr.isatty(),
+        **given,
     )
     about = folder.manifest
     active = about["entries"] / max(1, about["rows"])
     sys.stderr.write(f"{about['rows']} texts, {active:.0f} dimensions a text, in {folder.folder}\n")
 
 
-def _prune(forms: list[str]) -> str | dict[str, str]:
-    """`mass:0.9`, or `english=mass:0.9 source=top_k:16` as a dictionary."""
-    if len(forms) == 1 and "=" not in forms[0]:
-        return forms[0]
-    pairs = [form.partition("=") for form in forms]
-    views = [view for view, _, _ in pairs]
-    if any(not separator for _, separator, _ in pairs) or len(set(views)) < len(views):
-        raise ValueError(f"--prune takes one HOW, or english=HOW and source=HOW; got {' '.join(forms)}.")
-    return {view: form for view, _, form in pairs}
-
-
-def _texts_and_ids(texts: Iterator[Text]) -> tuple[Iterator[str], Iterator[str | None] | None]:
-    """The texts, and the ids where there are any, each read as the other asks for them."""
+def _columns(
+    texts: Iterator[Text], language: str | None
+) -> tuple[Iterator[str], Iterator[str | None] | None, str | Iterator[str | None]]:
+    """The texts, the ids where there are any, and the language asked for or each text's, read as the others are."""
     first = next(texts, None)
-    if first is None or first.id is None:
-        return (text.text for text in chain([first] if first else [], texts)), None
-    to_read, to_name = tee(chain([first], texts))
-    return (text.text for text in to_read), (text.id for text in to_name)
+    # a branch that nothing refers to keeps nothing in memory
+    to_read, to_name, to_route = tee(chain([] if first is None else [first], texts), 3)
+    ids = None if first is None or first.id is None else (text.id for text in to_name)
+    return (text.text for text in to_read), ids, language or (text.language for text in to_route)
 
 
 def _print(options: argparse.Namespace) -> None:
@@ -146,21 +154,41 @@ def _print(options: argparse.Namespace) -> None:
     import milco_hf
 
     batch_size = options.batch_size or 32
-    model = milco_hf.load(options.model, device=options.device)
-    encode = model.encode_query if options.task == "query" else model.encode_document
+    model = milco_hf.load(options.model, device=options.device, revision=options.revision)
+    if options.language:
+        model.transformers_model.config.language_adapter(options.language)  # refused here, in our words
     for block in _blocks(_texts(options), 32 * batch_size):
-        embeddings = encode(
-            [text.text for text in block],
-            batch_size=batch_size,
-            max_active_dims=options.top_k,
-            convert_to_sparse_tensor=True,
-            show_progress_bar=False,
-            save_to_cpu=True,
-        )
+        embeddings = _encoded(model, block, options)
         rows = _ids(embeddings, len(block)) if options.ids else _terms(model, embeddings)
         for text, row in zip(block, rows):
             named = {} if text.id is None else {"id": text.id}
             sys.stdout.write(json.dumps({**named, "text": text.text, **row}, ensure_ascii=False) + "\n")
+
+
+def _encoded(model: SparseEncoder, block: list[Text], options: argparse.Namespace) -> Tensor:
+    """Vectors of some texts, sparse [texts, V_e + V_s], a language at a time where the encoder has adapters."""
+    import torch
+
+    encode = model.encode_query if options.task == "query" else model.encode_document
+    routed = bool(model.transformers_model.config.languages)
+    languages = [options.language or text.language if routed else None for text in block]
+    rows: dict[str | None, list[int]] = {}
+    for row, language in enumerate(languages):
+        rows.setdefault(language, []).append(row)
+    parts = [
+        encode(
+            [block[row].text for row in of_language],
+            batch_size=options.batch_size or 32,
+            max_active_dims=options.top_k,
+            convert_to_sparse_tensor=True,
+            show_progress_bar=False,
+            save_to_cpu=True,
+            **({} if language is None else {"language": language}),
+        )
+        for language, of_language in rows.items()
+    ]
+    order = torch.tensor([row for of_language in rows.values() for row in of_language])
+    return torch.cat(parts).index_select(0, order.argsort())
 
 
 def _terms(model: SparseEncoder, embeddings: Tensor) -> Iterator[dict[str, Any]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from milco_hf.cli.arguments import positive
+from milco_hf.cli.arguments import add_revision, positive
 
 EXAMPLES = """\
 examples:
@@ -34,6 +35,7 @@ def add_parser(verbs: argparse._SubParsersAction, parents: list[argparse.Argumen
     parser.add_argument("document", metavar="DOCUMENT", nargs="?", help="the document")
     parser.add_argument("--file", type=Path, metavar="FILE", help="read the document from a UTF-8 text file")
     parser.add_argument("--model", default="milco-mini", metavar="ID|PATH", help="the checkpoint (default: milco-mini)")
+    add_revision(parser)
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained page there; print nothing")
     parser.add_argument("--json", action="store_true", help="print JSON in place of text")
     parser.add_argument(
@@ -55,6 +57,9 @@ def add_parser(verbs: argparse._SubParsersAction, parents: list[argparse.Argumen
         "--views", choices=("both", "english", "source"), default="both", help="one view alone (default: both)"
     )
     parser.add_argument("--device", help="such as cpu, cuda or cuda:1 (default: the best there is)")
+    parser.add_argument(
+        "--dtype", choices=("auto", "bfloat16", "float16"), help="compute in it (default: the weights')"
+    )
     parser.set_defaults(run=run)
 
 
@@ -69,19 +74,19 @@ def run(options: argparse.Namespace) -> None:
     from milco_hf.explanation.terminal import WIDTH
 
     found = explain(
-        milco_hf.load(options.model, device=options.device),
+        milco_hf.load(options.model, device=options.device, revision=options.revision),
         options.query,
         document,
-        query_prune=_joined(options.prune_queries),
-        document_prune=_joined(options.prune),
+        query_prune=options.prune_queries,
+        document_prune=options.prune,
         query_length=options.query_length,
         document_length=options.document_length,
         views=options.views,
+        dtype=options.dtype,
     )
     top = {} if options.top is None else {"top": options.top}
     if options.html:
-        page = found.to_html(**top)
-        options.html.expanduser().write_text(page, encoding="utf-8")
+        _write(options.html.expanduser(), found.to_html(**top))
         sys.stderr.write(f"{options.html}: open it in a browser\n")
     if options.json:
         sys.stdout.write(found.to_json(**top) + "\n")
@@ -102,6 +107,14 @@ def _document(options: argparse.Namespace) -> str:
         raise ValueError(f"{options.file} is no UTF-8 text: {error.reason} at byte {error.start}.") from error
 
 
-def _joined(words: list[str] | None) -> str | None:
-    """`english=mass:0.9 source=top_k:16` as one string."""
-    return None if words is None else " ".join(words)
+def _write(path: Path, page: str) -> None:
+    """Writes a file whole or not at all, under a passing name first; /dev/stdout and the like as they are."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_text(page, encoding="utf-8")
+        return
+    passing = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        passing.write_text(page, encoding="utf-8")
+        os.replace(passing, path)
+    finally:
+        passing.unlink(missing_ok=True)

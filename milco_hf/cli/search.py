@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from milco_hf.cli.arguments import positive
+from milco_hf.cli.arguments import add_revision, positive
 
 if TYPE_CHECKING:
     from milco_hf.index import Hit
@@ -56,6 +56,7 @@ def add_parser(verbs: argparse._SubParsersAction, parents: list[argparse.Argumen
     parser.add_argument("--output", type=Path, metavar="FILE", help="write there: .trec is a TREC run, else JSON lines")
     parser.add_argument("--engine", choices=("exact", "seismic"), help="(default: what the index was built for)")
     parser.add_argument("--model", metavar="ID|PATH", help="where the model lies now, if it was moved")
+    add_revision(parser)
     parser.add_argument("--any-model", action="store_true", help="search even if its fingerprint is not the index's")
     parser.add_argument("--device", help="such as cpu or cuda (default: the best there is)")
     parser.set_defaults(run=run)
@@ -70,9 +71,16 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError("Give either queries or --queries FILE, not both.")
     if options.json and options.output:
         raise ValueError("--json is for what is printed; with --output the file's name says what is written.")
+    model = options.model
+    if options.revision:
+        if model is None:
+            raise ValueError("--revision needs --model: the index names the revision of its own model itself.")
+        from milco_hf.loading import load
+
+        model = load(model, revision=options.revision, device=options.device)
     index = Index.load(
         options.index,
-        options.model,
+        model,
         device=options.device,
         engine=options.engine,
         check_fingerprint=not options.any_model,

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from milco_hf.cli.arguments import positive
+from milco_hf.cli.arguments import add_revision, positive
 
 EXAMPLES = """\
 examples:
@@ -36,6 +36,7 @@ def add_parser(verbs: argparse._SubParsersAction, parents: list[argparse.Argumen
     parser.add_argument(
         "--model", metavar="ID|PATH", help="the checkpoint (default: the index's own; without an index milco-mini)"
     )
+    add_revision(parser)
     parser.add_argument("--index", type=Path, metavar="FOLDER", help="serve this index, and the page to search it")
     parser.add_argument("--any-model", action="store_true", help="take a model whose fingerprint is not the index's")
     parser.add_argument(
@@ -61,29 +62,30 @@ def add_parser(verbs: argparse._SubParsersAction, parents: list[argparse.Argumen
 
 
 def _add_limits(group: argparse._ArgumentGroup) -> None:
-    """Each limit; the defaults are those of `Limits`."""
+    """A flag for each limit."""
     group.add_argument("--max-batch-tokens", type=positive, metavar="N", help="in a forward pass (default: by device)")
-    for flag, what in (
-        ("--payload-limit", "bytes of a request (default: 2,000,000)"),
-        ("--max-client-batch-size", "texts of a request (default: 32)"),
-        ("--max-characters", "characters of a request's texts together (default: 1,000,000)"),
-        ("--max-concurrent-requests", "requests at a time (default: 512)"),
-        ("--max-queue", "texts that wait for the model (default: 2,048)"),
-    ):
-        group.add_argument(flag, type=positive, metavar="N", help=what)
-    group.add_argument("--body-timeout", type=float, metavar="S", help="seconds for a body to arrive (default: 60)")
-    group.add_argument("--queue-timeout", type=float, metavar="S", help="seconds that a text may wait (default: 30)")
+    for name, what in _LIMITS.items():
+        seconds = name.endswith("_timeout")
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=float if seconds else positive,
+            metavar="S" if seconds else "N",
+            help=what,
+        )
 
 
-_LIMITS = (
-    "payload_limit",
-    "max_client_batch_size",
-    "max_characters",
-    "body_timeout",
-    "max_concurrent_requests",
-    "max_queue",
-    "queue_timeout",
-)
+# The fields of `Limits`, whose defaults these are; it is not imported for --help alone.
+_LIMITS = {
+    "payload_limit": "bytes of a request (default: 2,000,000)",
+    "max_client_batch_size": "texts of a request (default: 32)",
+    "max_characters": "characters of a request's texts together (default: 1,000,000)",
+    "max_hits": "documents of a search (default: 1,000)",
+    "max_concurrent_requests": "requests at a time (default: 512)",
+    "max_queue": "texts that wait for the model (default: 2,048)",
+    "max_explanations": "explanations, and likewise searches, at a time (default: 64)",
+    "body_timeout": "seconds for a body to arrive (default: 60)",
+    "queue_timeout": "seconds that a request may wait for its turn (default: 30)",
+}
 
 
 def run(options: argparse.Namespace) -> None:
@@ -102,6 +104,7 @@ def run(options: argparse.Namespace) -> None:
     )
     app = create_app(
         options.model,
+        revision=options.revision,
         index=options.index,
         settings=settings,
         devices=options.devices or options.device,

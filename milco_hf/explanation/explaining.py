@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from sentence_transformers import SparseEncoder
 
-from milco_hf.encoding.opening import Opened, open_model
+from milco_hf.encoding.opening import Opened, autocast_dtype, open_model
 from milco_hf.explanation.reading import read_side
 from milco_hf.explanation.result import Contribution, Explanation, Side
 from milco_hf.modeling import MilcoConfig, MilcoForSparseEncoding
 from milco_hf.pruning import Prune
+
+if TYPE_CHECKING:
+    import torch
 
 Model = str | Path | SparseEncoder | MilcoForSparseEncoding
 
@@ -29,6 +32,7 @@ def explain(
     query_length: int | None = ...,
     document_length: int | None = ...,
     views: str = ...,
+    dtype: str | torch.dtype | None = ...,
 ) -> Explanation: ...
 
 
@@ -43,6 +47,7 @@ def explain(
     query_length: int | None = ...,
     document_length: int | None = ...,
     views: str = ...,
+    dtype: str | torch.dtype | None = ...,
 ) -> list[Explanation]: ...
 
 
@@ -56,6 +61,7 @@ def explain(
     query_length: int | None = None,
     document_length: int | None = None,
     views: str = "both",
+    dtype: str | torch.dtype | None = None,
 ) -> Explanation | list[Explanation]:
     """Says why a document gets its score for a query.
 
@@ -72,6 +78,7 @@ def explain(
         query_length: Longest query in tokens, special tokens included; by default what the model says.
         document_length: Longest document.
         views: "both", or "english" or "source" alone.
+        dtype: As `encode_corpus` takes it, so that vectors computed under autocast are explained as they are.
 
     Returns:
         The explanation; for several documents one each, in their order.
@@ -90,9 +97,10 @@ def explain(
     for kind, text in [("query", query), *(("document", text) for text in texts)]:
         _check_text(kind, text)
     opened = _open(model)
-    asked = read_side(opened, query, "query", query_prune, query_length, views)
+    autocast = autocast_dtype(dtype, opened.devices)
+    asked = read_side(opened, query, "query", query_prune, query_length, views, autocast)
     found = [
-        _compared(opened, asked, read_side(opened, text, "document", document_prune, document_length, views))
+        _compared(opened, asked, read_side(opened, text, "document", document_prune, document_length, views, autocast))
         for text in texts
     ]
     return found[0] if isinstance(document, str) else found

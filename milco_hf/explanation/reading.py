@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,15 @@ class Seen:
     echoes: Tensor | None = None
 
 
-def read_side(opened: Opened, text: str, kind: str, prune: Prune, max_length: int | None, views: str) -> Side:
+def read_side(
+    opened: Opened,
+    text: str,
+    kind: str,
+    prune: Prune,
+    max_length: int | None,
+    views: str,
+    dtype: torch.dtype | None = None,
+) -> Side:
     """A text, its tokens and its vector.
 
     Args:
@@ -40,6 +48,7 @@ def read_side(opened: Opened, text: str, kind: str, prune: Prune, max_length: in
         prune: What is kept of the vector.
         max_length: Longest text in tokens; None for what the model says.
         views: "both", "english" or "source".
+        dtype: Of autocast; None computes in the weights' own.
 
     Raises:
         ValueError: The tokenizer is no fast one, or an argument cannot work.
@@ -55,6 +64,7 @@ def read_side(opened: Opened, text: str, kind: str, prune: Prune, max_length: in
             prune=None if prune is None else parse(prune),
             max_length=max_length,
             views=views,
+            dtype=dtype,
             progress=False,
         )
     prompt = opened.prompt(kind)
@@ -70,7 +80,9 @@ def read_side(opened: Opened, text: str, kind: str, prune: Prune, max_length: in
     places = [(token.start, token.end) for token in tokens if token.start is not None]
     read = (0, len(text)) if not cut else (min(places, default=(0, 0))[0], max((end for _, end in places), default=0))
     dimensions, weights = matrix.indices.tolist(), matrix.data.tolist()
-    entries = _entries(opened.milco, tokenizer, ids, seen.states, echoes, dimensions, weights)
+    context = nullcontext() if dtype is None else torch.autocast(opened.milco.device.type, dtype=dtype)
+    with context:  # the head's own arithmetic, or other tokens might win
+        entries = _entries(opened.milco, tokenizer, ids, seen.states, echoes, dimensions, weights)
     return Side(text, prompt, tokens, entries, read, cut)
 
 

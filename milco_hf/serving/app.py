@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from milco_hf.pruning import Prune
+from milco_hf.serving.allocator import without_onednn
 from milco_hf.serving.answers import json_response
 from milco_hf.serving.errors import BACKEND, NOT_FOUND, VALIDATION, Refused
 from milco_hf.serving.guard import OPEN_PATHS, Guard
@@ -39,6 +40,7 @@ _CLOSING = 60.0
 def create_app(
     model: str | Path | SparseEncoder | None = None,
     *,
+    revision: str | None = None,
     index: str | Path | Index | None = None,
     settings: Settings | None = None,
     devices: str | Sequence[str] | None = None,
@@ -54,6 +56,7 @@ def create_app(
     Args:
         model: A bundled checkpoint's name, a folder, a Hub id, or a model that is loaded. By default the index's own,
             and without an index milco-mini.
+        revision: Branch, tag or commit of a model that is given by its Hub id.
         index: An index, or its folder: adds `/search` and the page at `/`. Its lengths, views and pruning are then
             those of all endpoints, so that vectors fit it.
         settings: Limits, defaults and the token.
@@ -67,7 +70,8 @@ def create_app(
         check_fingerprint: Whether to refuse a model whose fingerprint is another than the index's.
 
     Returns:
-        The application. Its lifespan ends the model's threads.
+        The application. Its lifespan ends the model's threads, and on a CPU in fp32 it turns oneDNN off in the process
+        meanwhile, whose primitives would let memory grow.
 
     Raises:
         ValueError: A name or number cannot work, or the index was made by another model or in another way.
@@ -80,6 +84,7 @@ def create_app(
         index,
         settings,
         metrics,
+        revision=revision,
         devices=devices,
         dtype=dtype,
         lengths={"query": query_length, "document": document_length},
@@ -88,15 +93,18 @@ def create_app(
     )
     limits = settings.limits
     searcher = None if opened_index is None else Searcher(opened_index)
-    searches = Lane("searches", limits.max_explanations, limits.queue_timeout)
-    explanations = Lane("explanations", limits.max_explanations, limits.queue_timeout)
+    searches, explanations = (
+        Lane(name, limits.max_explanations, limits.queue_timeout, engine.gives_back)
+        for name in ("searches", "explanations")
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        await asyncio.to_thread(engine.close, _CLOSING)
-        await asyncio.to_thread(searches.close)
-        await asyncio.to_thread(explanations.close)
+        with without_onednn(engine.fp32_on_cpu):
+            yield
+            await asyncio.to_thread(engine.close, _CLOSING)
+            await asyncio.to_thread(searches.close)
+            await asyncio.to_thread(explanations.close)
 
     from milco_hf import __version__
 

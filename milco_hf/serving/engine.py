@@ -19,6 +19,7 @@ from milco_hf.encoding.opening import Opened, default_batch_tokens
 from milco_hf.encoding.rows import Job, encode_batch
 from milco_hf.fingerprint import model_fingerprint
 from milco_hf.pruning import Pruning, prune
+from milco_hf.serving.allocator import GivesBack
 from milco_hf.serving.batching import Batcher, Row, waited_too_long
 from milco_hf.serving.metrics import Metrics
 from milco_hf.serving.reading import Kind, TextReader
@@ -75,6 +76,7 @@ class Engine:
         self.fingerprint = model_fingerprint(self.models[0].whole)
         tokenizer = self.models[0].whole.tokenizer
         self._reader = TextReader(tokenizer)
+        self.gives_back = GivesBack()
         for opened in self.models:
             opened.milco.eval()
         self._batcher = Batcher(
@@ -82,7 +84,7 @@ class Engine:
             self.max_batch_tokens,
             settings.limits.max_queue,
             tokenizer.pad_token_id or 0,
-            lambda number, *measured: metrics.batch_done(self.devices[number], *measured),
+            self._batch_done,
         )
         metrics.watch_queue(lambda: self._batcher.waiting)
         metrics.describe(model=self.name, fingerprint=self.fingerprint, devices=" ".join(self.devices))
@@ -102,6 +104,12 @@ class Engine:
     def prompts(self) -> Mapping[str, str]:
         """The checkpoint's prompts by their names."""
         return getattr(self.models[0].whole, "prompts", None) or {}
+
+    @property
+    def fp32_on_cpu(self) -> bool:
+        """Whether all is computed in fp32, on CPUs."""
+        dtypes = {opened.milco.dtype for opened in self.models} | {kind.job.dtype for kind in self.kinds.values()}
+        return dtypes <= {torch.float32, None} and all(torch.device(name).type == "cpu" for name in self.devices)
 
     @property
     def healthy(self) -> bool:
@@ -204,6 +212,10 @@ class Engine:
             "max_queue": limits.max_queue,
             "queue_timeout": limits.queue_timeout,
         }
+
+    def _batch_done(self, number: int, texts: int, tokens: int, seconds: float) -> None:
+        self.metrics.batch_done(self.devices[number], texts, tokens, seconds)
+        self.gives_back()
 
     def close(self, timeout: float | None = None) -> None:
         """Works off what waits and ends the workers."""

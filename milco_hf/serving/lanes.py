@@ -23,12 +23,14 @@ class Lane:
         name: What messages call it, in the plural.
         limit: How many may wait or run.
         timeout: Seconds that one may wait for its turn.
+        after: Called in the thread after each piece of work.
     """
 
-    def __init__(self, name: str, limit: int, timeout: float) -> None:
+    def __init__(self, name: str, limit: int, timeout: float, after: Callable[[], None] = lambda: None) -> None:
         self._name = name
         self._limit = limit
         self._timeout = timeout
+        self._after = after
         self._pending = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"milco-{name}")
 
@@ -43,7 +45,7 @@ class Lane:
         self._pending += 1
         start = time.monotonic()
         try:
-            future = self._thread.submit(work, *arguments)
+            future = self._thread.submit(self._work, work, *arguments)
             done = asyncio.wrap_future(future)
             await asyncio.wait({done}, timeout=self._timeout)
             if not done.done() and future.cancel():
@@ -51,6 +53,12 @@ class Lane:
             return await done
         finally:
             self._pending -= 1
+
+    def _work(self, work: Callable[..., Result], *arguments: object) -> Result:
+        try:
+            return work(*arguments)
+        finally:
+            self._after()
 
     def close(self) -> None:
         """Ends the thread when what it does is done; what only waits is dropped."""

@@ -26,6 +26,7 @@ def open_engine(
     settings: Settings,
     metrics: Metrics,
     *,
+    revision: str | None,
     devices: str | Sequence[str] | None,
     dtype: str | None,
     lengths: Mapping[str, int | None],
@@ -39,6 +40,7 @@ def open_engine(
         index: As `create_app` takes it.
         settings: Limits and defaults.
         metrics: What is counted.
+        revision: As `create_app` takes it.
         devices: As `create_app` takes them.
         dtype: As `create_app` takes it.
         lengths: The longest "query" and "document"; None as the index or the model says.
@@ -52,28 +54,38 @@ def open_engine(
     named = [devices] if isinstance(devices, str) else [str(device) for device in devices or []]
     if len(set(named)) < len(named):
         raise ValueError(f"devices names one device twice ({', '.join(named)}), and two models on one gain nothing.")
+    if revision is not None and not isinstance(model, (str, Path)):
+        raise ValueError(
+            f"revision={revision!r} goes with a model that is given by its Hub id"
+            + (": the index names its own model's revision itself." if index is not None else ".")
+        )
     if index is not None:
         _check_left_to_index(lengths, prunes)
-        index = _open_index(index, model, named, check_fingerprint)
+        index = _open_index(index, model, revision, named, check_fingerprint)
         info = index.info
         lengths = {"query": info["lengths"]["query_length"], "document": info["lengths"]["max_length"]}
         prunes = {"query": info["pruning"]["queries"] or "none", "document": info["pruning"]["documents"] or "none"}
         models = [open_model(index.model, named[:1])]  # refuses a loaded model that lies elsewhere
         models[0] = replace(models[0], name=info["model"])
-        again, revision = (info["model"] if model is None else model), (info["revision"] if model is None else None)
+        again = info["model"] if model is None else model
+        revision = info["revision"] if model is None else revision
     else:
-        again, revision = ("milco-mini" if model is None else model), None
-        models = [open_model(again, named[:1])]
+        again = "milco-mini" if model is None else model
+        first = again if revision is None else load(again, revision=revision, device=next(iter(named), None))
+        models = [open_model(first, named[:1])]
+        models[0] = replace(models[0], name=str(again) if isinstance(again, (str, Path)) else models[0].name)
     for device in named[1:]:
         if not isinstance(again, (str, Path)):
             raise ValueError("Several devices need the model by name, as each gets its own; this one is loaded.")
-        models.append(open_model(load(again, device=device, **({"revision": revision} if revision else {})), None))
+        models.append(open_model(load(again, device=device, revision=revision), None))
     views = "both" if index is None else index.info["views"]
     kinds = {kind: _kind(models, kind, lengths[kind], prunes[kind], views, dtype) for kind in KINDS}
     return Engine(models, kinds, settings, metrics), index
 
 
-def _open_index(index: str | Path | Index, model: Any, devices: Sequence[str], check_fingerprint: bool) -> Index:
+def _open_index(
+    index: str | Path | Index, model: Any, revision: str | None, devices: Sequence[str], check_fingerprint: bool
+) -> Index:
     """The index, with its model on the first device."""
     from milco_hf.index import Index
 
@@ -81,7 +93,10 @@ def _open_index(index: str | Path | Index, model: Any, devices: Sequence[str], c
         if model is not None or devices:
             raise ValueError("The index is open already and has its model: leave model and devices to it.")
         return index
-    return Index.load(index, model, device=next(iter(devices), None), check_fingerprint=check_fingerprint)
+    device = next(iter(devices), None)
+    if revision is not None:
+        model = load(model, revision=revision, device=device)
+    return Index.load(index, model, device=device, check_fingerprint=check_fingerprint)
 
 
 def _check_left_to_index(lengths: Mapping[str, int | None], prunes: Mapping[str, Prune]) -> None:

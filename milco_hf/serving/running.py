@@ -37,6 +37,7 @@ def serve(
 
     Raises:
         OSError: The address cannot be listened on.
+        ValueError: The port is none.
         ImportError: The extra `serve` is not installed.
     """
     try:
@@ -91,9 +92,13 @@ def read_api_key(file: Path | None) -> str | None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port has to be between 0 and 65535, got {port}.")
     try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=2048)
+    except socket.gaierror as error:
+        raise OSError(f"Cannot listen on {host}: {error.strerror}. --host takes an address of this machine.") from error
     except OSError as error:
         raise OSError(
             f"Cannot listen on {host}, port {port}: {error.strerror or error}. Another --port may be free."

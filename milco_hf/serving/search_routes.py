@@ -88,6 +88,7 @@ def explain_routes(engine: Engine, searcher: Searcher | None, lane: Lane) -> API
             query_length=kinds["query"].max_length,
             document_length=kinds["document"].max_length,
             views=kinds["document"].job.views,
+            dtype=kinds["document"].job.dtype,
         )
 
     @router.post("/explain", response_model=dict[str, Any], operation_id="explain")
