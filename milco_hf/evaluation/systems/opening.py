@@ -15,7 +15,7 @@ from milco_hf.evaluation.systems.base import System, VectorSystem
 from milco_hf.evaluation.systems.bm25 import Bm25System
 from milco_hf.evaluation.systems.dense import DenseSystemEncoder, MultiVectorSystemEncoder
 from milco_hf.evaluation.systems.sparse import SparseSystemEncoder
-from milco_hf.loading import bundled_checkpoints, load
+from milco_hf.loading import NotOnHub, bundled_checkpoints, load, on_hub
 
 BM25 = "bm25"
 _CLASSES = {
@@ -131,20 +131,29 @@ def open_model(
         place = str(folder)
     elif place.count("/") > 1 or place.startswith((".", "/", "~")):
         raise FileNotFoundError(f"There is no model {place!r}: no such folder.")
+    else:
+        try:
+            options["local_files_only"] = not on_hub(place)
+        except NotOnHub as error:
+            raise _no_model(place, str(error)) from error
     options["trust_remote_code"] = trust_remote_code
     try:
-        path = load_file_path(place, "config_sentence_transformers.json")
+        local = options.get("local_files_only", False)
+        path = load_file_path(place, "config_sentence_transformers.json", local_files_only=local)
         stated = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
         kind = stated.get("model_type", "SentenceTransformer")
         if kind not in _CLASSES:
             raise ValueError(f"{place} is a {kind}; a system is one of {', '.join(_CLASSES)}, or bm25.")
         return _CLASSES[kind](place, **options)
     except OSError as error:
-        bundled = ", ".join(bundled_checkpoints())
-        raise FileNotFoundError(
-            f"There is no model {place!r}: it is no folder, no bundled checkpoint ({bundled}) and not bm25; the Hub "
-            f"gave: {str(error).splitlines()[0]}"
-        ) from error
+        raise _no_model(place, f"the Hub gave: {str(error).splitlines()[0]}") from error
+
+
+def _no_model(place: str, reason: str) -> FileNotFoundError:
+    bundled = ", ".join(bundled_checkpoints())
+    return FileNotFoundError(
+        f"There is no model {place!r}: it is no folder, no bundled checkpoint ({bundled}) and not bm25; {reason}"
+    )
 
 
 def named(spec: str) -> tuple[str, str]:
