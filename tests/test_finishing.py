@@ -33,6 +33,20 @@ def test_the_bias_shift_moves_every_english_logit_and_no_echo(checkpoint, tmp_pa
     torch.testing.assert_close(after.source_weights, before.source_weights)
 
 
+def test_pruning_becomes_the_checkpoints_own(checkpoint, tmp_path):
+    finish(checkpoint, tmp_path / "a", query_pruning=["english=top_k:2"], document_pruning="mass:0.5")
+    config = milco_hf.MilcoConfig.from_pretrained(tmp_path / "a")
+    assert (config.query_pruning, config.document_pruning) == ({"english": "top_k:2"}, {"both": "mass:0.5"})
+    query = milco_hf.load(tmp_path / "a").encode_query(tiny.TEXTS[0], convert_to_sparse_tensor=False)
+    assert (query[: len(tiny.TERMS)] > 0).sum() == 2
+    finish(tmp_path / "a", tmp_path / "b", query_pruning="none")
+    config = milco_hf.MilcoConfig.from_pretrained(tmp_path / "b")
+    assert (config.query_pruning, config.document_pruning) == (None, {"both": "mass:0.5"})
+    with pytest.raises(ValueError, match="half"):
+        finish(checkpoint, tmp_path / "c", query_pruning="half")
+    assert not (tmp_path / "c").exists()
+
+
 def test_wrong_dtypes_are_refused(checkpoint, tmp_path):
     with pytest.raises(ValueError, match="dtype must be one of .* got 'int8'"):
         finish(checkpoint, tmp_path, dtype="int8")

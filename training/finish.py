@@ -20,10 +20,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="folder to write; what it holds already stays")
     parser.add_argument("--dtype", choices=DTYPES, default="float16", help="of the stored weights (default: float16)")
     parser.add_argument("--bias-shift", type=float, default=0.0, help="added to every English term's bias (default: 0)")
+    for side in ("query", "document"):
+        parser.add_argument(
+            f"--{side}-pruning",
+            nargs="+",
+            metavar="HOW",
+            help=f"prune every {side} so by default: mass:0.9, top_k:30, …, or by view english=HOW source=HOW",
+        )
     parser.add_argument("--card", help="YAML file of what the model card says beyond the configuration")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    report = finish(options.checkpoint, options.output, options.dtype, options.bias_shift, options.card)
+    report = finish(
+        options.checkpoint,
+        options.output,
+        options.dtype,
+        options.bias_shift,
+        options.card,
+        options.query_pruning,
+        options.document_pruning,
+    )
     logger.info(json.dumps(report))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoTokenizer
 
 from milco_hf.model_card import render_card
 from milco_hf.modeling import MilcoForSparseEncoding
+from milco_hf.pruning import parse
 
 DTYPES = ("float16", "bfloat16", "float32")
 
@@ -21,6 +23,8 @@ def finish(
     dtype: str = "float16",
     bias_shift: float = 0.0,
     card: str | Path | None = None,
+    query_pruning: str | Sequence[str] | None = None,
+    document_pruning: str | Sequence[str] | None = None,
 ) -> dict[str, float | str]:
     """Write a checkpoint's final form.
 
@@ -34,12 +38,15 @@ def finish(
         bias_shift: added to the decoder's bias of every English term. A negative one takes away terms that hardly
             count, where training left many of them just above zero.
         card: YAML or JSON file for the model card, see `milco_hf.model_card.CardDetails`.
+        query_pruning: how `encode_query` prunes from now on, such as "top_k:40" or ["english=top_k:40"], see
+            `milco_hf.pruning.parse`; None leaves what the checkpoint says.
+        document_pruning: documents likewise.
 
     Returns:
         Parameters in millions, megabytes of safetensors, and the folder.
 
     Raises:
-        ValueError: the dtype is unknown, or a weight does not fit in it.
+        ValueError: the dtype is unknown, a weight does not fit in it, or a pruning is none.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}.")
@@ -47,6 +54,9 @@ def finish(
     model = MilcoForSparseEncoding.from_pretrained(checkpoint, dtype=torch.float32)
     with torch.no_grad():
         model.head.decoder.bias[: model.config.pivot_vocab_size] += bias_shift
+    for name, how in (("query_pruning", query_pruning), ("document_pruning", document_pruning)):
+        if how is not None:
+            setattr(model.config, name, {view: str(form) for view, form in parse(how).items()} or None)
     model.save_pretrained(output)
     AutoTokenizer.from_pretrained(checkpoint).save_pretrained(output)
     weights = output / "model.safetensors"

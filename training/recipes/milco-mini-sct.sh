@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# milco-mini's second stage, from the aligned checkpoint to the weights, in about an hour and a half on two CPU cores:
+# milco-mini's second stage, from the aligned checkpoint to the weights, in about two hours on two CPU cores:
 #
 #   bash training/recipes/milco-mini-sct.sh CHECKPOINT PARALLEL RETRIEVAL TEACHER [OUTPUT [flags of sct.py …]]
 #
@@ -35,5 +35,6 @@ milco score "$output/mined/en.jsonl.gz" --corpus "$passages" --model "$teacher" 
     --dev_data "$retrieval/dev" --corpus "$passages" --train_data "$questions" \
     "{\"path\": \"$output/cloze.jsonl.gz\", \"name\": \"cloze\", \"weight\": 0.7}" \
     "{\"path\": \"$output/scored/en.jsonl.gz\", \"name\": \"scored\", \"weight\": 2.0}" "${@:6}"
-"$python" "$here/finish.py" "$output/sct" --output "$output/milco-mini"
+"$python" "$here/finish.py" "$output/sct" --output "$output/milco-mini" \
+    --query-pruning english=top_k:40 --document-pruning english=top_k:200
 milco evaluate "$output/milco-mini" --data "$retrieval/eval/xquad-r" --setting matrix --pruning-curve --output "$output/xquad-r"
