@@ -12,6 +12,7 @@ import pytest
 from transformers.utils import logging as transformers_logging
 
 import milco_hf
+from milco_hf import head_scale
 from milco_hf.cli import main
 
 VERBS = (
@@ -100,6 +101,7 @@ def test_encode_reads_standard_input(checkpoint, monkeypatch, capsys):
 def test_build_and_convert_hand_their_options_on(monkeypatch):
     calls = []
     monkeypatch.setattr(milco_hf, "build", lambda *args, **kwargs: calls.append((args, kwargs)), raising=False)
+    monkeypatch.setattr(head_scale, "head_norms", lambda folder: calls.append(folder))
     monkeypatch.setattr(milco_hf, "convert", lambda *args, **kwargs: calls.append((args, kwargs)), raising=False)
     build = ["build", "--encoder", "a/encoder", "--pivot", "a/pivot", "--output", "out", "--seed", "3"]
     assert main([*build, "--set", "echo=false", "--set", "query_length=64"]) == 0
@@ -109,6 +111,7 @@ def test_build_and_convert_hand_their_options_on(monkeypatch):
             ("a/encoder", "a/pivot", "out"),
             {"dtype": "float32", "seed": 3, "overwrite": False, "echo": False, "query_length": 64},
         ),
+        "out",
         (("released", "out"), {"encoder": "a/encoder", "pivot": None, "revision": None, "overwrite": True}),
     ]
 

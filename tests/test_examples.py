@@ -28,6 +28,7 @@ def test_every_example_is_tested():
         "cross_lingual_search",
         "train_with_sparse_encoder_trainer",
         "convert_release",
+        "language_shift",  # in test_debias_evaluation.py
     }
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 

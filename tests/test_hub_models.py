@@ -17,6 +17,7 @@ from milco_hf.cli import encode, explain, search
 from milco_hf.serving import create_app
 
 NAME = "someone/model"
+MODEL = SimpleNamespace(transformers_model=None)
 
 
 def refused(kind: type[HfHubHTTPError], message: str) -> HfHubHTTPError:
@@ -37,7 +38,7 @@ def hub(monkeypatch, tmp_path):
 
     def open_model(name, **options):
         found.opened.append((name, options))
-        return "a model"
+        return MODEL
 
     monkeypatch.setattr(HfApi, "model_info", model_info)
     monkeypatch.setattr(loading, "SparseEncoder", open_model)
@@ -54,7 +55,7 @@ def download(cache, revision="main"):
 
 
 def test_a_model_that_is_there_is_downloaded(hub):
-    assert milco_hf.load(NAME, revision="v2") == "a model"
+    assert milco_hf.load(NAME, revision="v2") is MODEL
     assert hub.asked == [(NAME, "v2")]
     assert hub.opened == [(NAME, {"revision": "v2", "local_files_only": False})]
 
@@ -74,7 +75,7 @@ def test_without_it_one_question_is_enough(hub, answer, reason, caplog):
     assert (len(hub.asked), hub.opened) == (1, [])
     download(hub.cache)
     with caplog.at_level(logging.WARNING, "milco_hf"):
-        assert milco_hf.load(NAME, cache_folder=str(hub.cache)) == "a model"
+        assert milco_hf.load(NAME, cache_folder=str(hub.cache)) is MODEL
     assert hub.opened == [(NAME, {"cache_folder": str(hub.cache), "local_files_only": True})]
     assert "someone/model is taken as it was downloaded before" in caplog.text
     with pytest.raises(FileNotFoundError, match="no download of someone/model is here"):
@@ -83,12 +84,12 @@ def test_without_it_one_question_is_enough(hub, answer, reason, caplog):
 
 def test_a_hub_that_is_busy_is_left_to_the_download(hub):
     hub.answer = refused(HfHubHTTPError, "429 Too Many Requests")
-    assert milco_hf.load(NAME, cache_folder=str(hub.cache)) == "a model"
+    assert milco_hf.load(NAME, cache_folder=str(hub.cache)) is MODEL
     assert hub.opened[0][1]["local_files_only"] is False
 
 
 def test_who_wants_no_connection_asks_nobody(hub):
-    assert milco_hf.load(NAME, local_files_only=True) == "a model"
+    assert milco_hf.load(NAME, local_files_only=True) is MODEL
     assert hub.asked == []
 
 

@@ -128,8 +128,8 @@ def test_padding_changes_nothing(places, tmp_path):
     plain = s.train(*places, tmp_path / "a", *EXACT)
 
     class Padded(run.CandidateCollator):
-        def __init__(self, tokenizer, query_length, document_length, multiple):
-            super().__init__(tokenizer, query_length, document_length, 32)
+        def __init__(self, tokenizer, query_length, document_length, multiple, adapters):
+            super().__init__(tokenizer, query_length, document_length, 32, adapters)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(run, "CandidateCollator", Padded)
