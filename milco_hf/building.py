@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from milco_hf.assembly import assemble, check_output, load_encoder, milco_tokenizer, sizes, write_checkpoint
 from milco_hf.bridging import ALPHA, NEIGHBOURS
 from milco_hf.checkpoint_reader import CheckpointFiles
-from milco_hf.head_scale import REFERENCE, head_norms, rescale_factor, rescaled_head
+from milco_hf.head_scale import REFERENCE, given_factor, head_norms, rescale_factor, rescaled_head
 from milco_hf.model_card import CardDetails
 from milco_hf.modeling import MilcoConfig
 from milco_hf.new_vocabulary import (
@@ -126,6 +126,8 @@ def build(
         raise TypeError(f"build() has no option {', '.join(unknown)}; its settings are {', '.join(_SETTINGS)}.")
     if connector_init not in CONNECTOR_INITS:
         raise ValueError(f"connector_init must be one of {list(CONNECTOR_INITS)}, got {connector_init!r}.")
+    if rescale_head is not None:
+        given_factor(rescale_head)
     vocabularies = NewVocabulary(
         tokenizer, pivot_tokenizer, init, bridge, bridge_neighbours, bridge_alpha, seed=seed, token=token
     )

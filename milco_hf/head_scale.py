@@ -95,6 +95,23 @@ def head_norms(
     )
 
 
+def given_factor(rescale: float | str) -> float | None:
+    """The number that `rescale_head` is, or None for "auto": what can be checked before anything is opened.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if rescale == "auto":
+        return None
+    try:
+        factor = float(rescale)
+    except (TypeError, ValueError):
+        factor = math.nan
+    if not (factor > 0 and math.isfinite(factor)):
+        raise ValueError(f'rescale_head has to be "auto" or a number above zero, got {rescale!r}.')
+    return factor
+
+
 def rescale_factor(
     rescale: float | str,
     norms: HeadNorms,
@@ -122,14 +139,8 @@ def rescale_factor(
         ValueError: `rescale` is neither, or the head has no scale.
         FileNotFoundError: The reference cannot be read.
     """
-    if rescale != "auto":
-        try:
-            factor = float(rescale)
-        except (TypeError, ValueError):
-            factor = math.nan
-        if not (factor > 0 and math.isfinite(factor)):
-            raise ValueError(f'rescale_head has to be "auto" or a number above zero, got {rescale!r}.')
-        return factor
+    if (given := given_factor(rescale)) is not None:
+        return given
     if not (norms.logit_scale > 0 and math.isfinite(norms.logit_scale)):
         raise ValueError(f"The head's logit scale is {norms.logit_scale}, so there is no factor for it.")
     try:
@@ -227,6 +238,7 @@ def _transformer(model: Any) -> PreTrainedModel:
 __all__ = [
     "REFERENCE",
     "HeadNorms",
+    "given_factor",
     "head_norms",
     "rescale_factor",
     "rescale_mlm_head",

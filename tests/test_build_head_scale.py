@@ -174,3 +174,10 @@ def test_training_fails_with_a_head_that_is_too_large_and_not_when_it_is_rescale
         found[name] = toy.quality(model)["found"]
     assert found["large"] < 0.1
     assert found["rescaled"] > 0.9
+
+
+@pytest.mark.parametrize("value", ["hello", "0", "-2", "nan"])
+def test_a_factor_that_is_none_is_refused_before_anything_is_opened(value, tmp_path):
+    with pytest.raises(ValueError, match=f'rescale_head has to be "auto" or a number above zero, got {value!r}'):
+        build("no-such-encoder", "no-such-pivot", tmp_path / "out", rescale_head=value)
+    assert not (tmp_path / "out").exists()

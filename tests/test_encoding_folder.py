@@ -204,6 +204,10 @@ def test_files_of_each_kind(tmp_path, ending):
     ]
     quoted = 'id,title,text\nd1,Музыка,"old\ncity, ""quoted"""\n'
     assert list(read_texts(write(tmp_path / f"c.csv{ending}", quoted))) == [Text('Музыка old\ncity, "quoted"', "d1")]
+    marked = write(
+        tmp_path / f"marked.csv{ending}", "\ufefftext,id\nold city,d1\n"
+    )  # as spreadsheets begin their files
+    assert list(read_texts(marked)) == [Text("old city", "d1")]
     assert list(read_texts(write(tmp_path / f"corpus.txt{ending}", "a\n\nb\n"))) == [Text("a"), Text(""), Text("b")]
 
 

@@ -80,7 +80,7 @@ def _table(path: Path, kind: str) -> Iterator[tuple[int, Text]]:
                 if not row:
                     continue
                 if names is None:
-                    names = [cell.strip() for cell in row]
+                    names = [cell.strip().removeprefix("\ufeff") for cell in row]  # as spreadsheets begin their files
                     if "text" in names:
                         continue
                     names = {1: ["text"], 2: ["id", "text"]}.get(len(row))
