@@ -38,7 +38,7 @@ def pooled_logits(
     weight: Tensor,
     bias: Tensor | None,
     mask: Tensor | None = None,
-    chunk_elements: int = 2**23,
+    chunk_elements: int = 2**22,
     backend: str = "auto",
     *,
     cu_seqlens: Tensor | None = None,

@@ -100,7 +100,7 @@ class MilcoConfig(PreTrainedConfig):
     document_length: int | None = None
     query_pruning: str | dict[str, str] | None = None
     document_pruning: str | dict[str, str] | None = None
-    head_chunk_elements: int = 2**23
+    head_chunk_elements: int = 2**22
     head_backend: str = "auto"
     training_stages: list[str] | None = None
     initializer_range: float = 0.02
