@@ -108,7 +108,13 @@ def on_hub(
     try:
         HfApi().model_info(name, revision=revision, token=token, timeout=_PATIENCE)
         return True
-    except (RepositoryNotFoundError, RevisionNotFoundError, ValueError) as error:
+    except RevisionNotFoundError as error:
+        reason, cause = f"the Hub has no revision {revision or 'main'!r} of it", error
+    except RepositoryNotFoundError as error:
+        reason, cause = "the Hub has no such model, or shows it only with a token (HF_TOKEN)", error
+    except OfflineModeIsEnabled as error:
+        reason, cause = "the Hub is not asked in offline mode (HF_HUB_OFFLINE)", error
+    except ValueError as error:  # a name that it does not allow
         reason, cause = f"the Hub gave: {_first_line(error)}", error
     except HfHubHTTPError as error:  # it is busy, or wants a token: downloading tries again, and says what is wrong
         if not _downloaded(name, revision, cache_folder):
@@ -117,7 +123,7 @@ def on_hub(
     except Exception as error:  # no connection; which class that is depends on huggingface_hub's version
         reason, cause = f"the Hub cannot be reached ({_first_line(error)})", error
     if not _downloaded(name, revision, cache_folder):
-        raise NotOnHub(f"{reason}; and no download of {name} is here") from cause
+        raise NotOnHub(f"it was not downloaded before, and {reason}") from cause
     asked_for = isinstance(cause, OfflineModeIsEnabled)
     logger.log(
         logging.INFO if asked_for else logging.WARNING, "%s is taken as it was downloaded before: %s.", name, reason

@@ -35,7 +35,7 @@ def write(path: Path, records: list[dict]) -> Path:
 
 
 def read(path: Path) -> list[dict]:
-    from milco_hf.mining.files import read_jsonl
+    from milco_hf.text_files import read_jsonl
 
     return [record for _, record in read_jsonl(path)]
 

@@ -228,6 +228,20 @@ def test_errors_name_the_line(tmp_path, name, text, message):
         list(read_texts(write(tmp_path / name, text)))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "où".encode("latin-1"), r"a\.txt is not UTF-8"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 100, mtime=0)[:-9], r"a\.jsonl\.gz ends too early"),
+        ("a.csv", b"text\na\rb\n", r"a\.csv, line 2: new-line character"),
+    ],
+)
+def test_errors_name_the_file(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        list(read_texts(tmp_path / name))
+
+
 def test_the_command_writes_a_corpus(checkpoint, model, tmp_path, capsys):
     corpus = write(tmp_path / "corpus.jsonl.gz", "".join(json.dumps(row) + "\n" for row in ROWS))
     command = ["encode", "--model", str(checkpoint), "--device", "cpu", "--file", str(corpus)]

@@ -362,6 +362,8 @@ def test_unknown_engines_and_options_are_named():
         connect("solr", "docs")
     with pytest.raises(ValueError, match="qdrant has no option index; it has url, path"):
         connect("qdrant", "docs", index=1)
+    with pytest.raises(ValueError, match="opensearch has no option headers; it has url, .*, backoff, approximate, "):
+        connect("opensearch", "docs", headers={})
 
 
 @pytest.mark.parametrize("name", ["elasticsearch", "milvus", "opensearch", "qdrant", "vespa"])

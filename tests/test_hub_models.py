@@ -9,7 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 import milco_hf
 from milco_hf import loading
@@ -65,7 +70,12 @@ def test_a_model_that_is_there_is_downloaded(hub):
     [
         (ConnectionError("Name or service not known\nand more"), r"cannot be reached \(Name or service not known\)"),
         (TimeoutError(), r"cannot be reached \(TimeoutError\)"),
-        (refused(RepositoryNotFoundError, "404 Client Error"), "the Hub gave: 404 Client Error"),
+        (
+            refused(RepositoryNotFoundError, "404 Client Error"),
+            "the Hub has no such model, or shows it only with a token",
+        ),
+        (refused(RevisionNotFoundError, "404 Client Error"), "the Hub has no revision 'main' of it"),
+        (ValueError("Repo id is odd"), "the Hub gave: Repo id is odd"),
     ],
 )
 def test_without_it_one_question_is_enough(hub, answer, reason, caplog):
@@ -78,8 +88,23 @@ def test_without_it_one_question_is_enough(hub, answer, reason, caplog):
         assert milco_hf.load(NAME, cache_folder=str(hub.cache)) is MODEL
     assert hub.opened == [(NAME, {"cache_folder": str(hub.cache), "local_files_only": True})]
     assert "someone/model is taken as it was downloaded before" in caplog.text
-    with pytest.raises(FileNotFoundError, match="no download of someone/model is here"):
+    with pytest.raises(FileNotFoundError, match="it was not downloaded before, and the Hub"):
         milco_hf.load(NAME, cache_folder=str(hub.cache), revision="v2")
+
+
+def test_offline_two_sentences_say_what_to_do(hub, caplog):
+    hub.answer = OfflineModeIsEnabled("Cannot reach this: offline mode is enabled. To disable it, please unset …")
+    with pytest.raises(FileNotFoundError) as caught:
+        milco_hf.load(NAME, cache_folder=str(hub.cache))
+    assert str(caught.value) == (
+        "There is no MILCO checkpoint 'someone/model': it was not downloaded before, and the Hub is not asked in "
+        "offline mode (HF_HUB_OFFLINE). Give a bundled checkpoint (milco-mini), a folder that `milco build`, `milco "
+        "convert` or training wrote, or a Hub id such as organisation/model."
+    )
+    download(hub.cache)
+    with caplog.at_level(logging.WARNING, "milco_hf"):
+        assert milco_hf.load(NAME, cache_folder=str(hub.cache)) is MODEL
+    assert caplog.records == []  # offline is what was asked for
 
 
 def test_a_hub_that_is_busy_is_left_to_the_download(hub):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import helpers_mining as h
-from milco_hf.mining.files import file_digest, find_jsonl, open_text, output_paths, read_jsonl, stem, write_lines
+from milco_hf.mining.files import file_digest, find_jsonl, output_paths, stem, write_lines
 from milco_hf.mining.passages import Passages, corpus_beside, read_passages
 from milco_hf.mining.rows import read_row_set
 
@@ -119,10 +119,3 @@ def test_digests_tell_files_apart(tmp_path):
     for name, text in (("a", "x"), ("b", "x"), ("c", "y")):
         (tmp_path / name).write_text(text)
     assert file_digest(tmp_path / "a") == file_digest(tmp_path / "b") != file_digest(tmp_path / "c")
-
-
-def test_empty_lines_are_passed_over(tmp_path):
-    path = tmp_path / "x.jsonl"
-    with open_text(path, "w") as file:
-        file.write('\n{"a": 1}\n\n{"a": 2}\n')
-    assert list(read_jsonl(path)) == [(2, {"a": 1}), (4, {"a": 2})]

@@ -6,7 +6,6 @@ from typing import Any
 
 from milco_hf.engines.http import credential
 from milco_hf.engines.lucene import FIELD, LuceneEngine
-from milco_hf.engines.retry import Backoff
 
 FIELD_TYPES = ("sparse_vector", "rank_features")
 
@@ -16,15 +15,9 @@ class ElasticsearchEngine(LuceneEngine):
 
     Args:
         collection: The index's name; lower case.
-        url: Such as https://localhost:9200.
-        api_key: By default what ELASTICSEARCH_API_KEY holds.
-        username: Of basic authentication, where there is no key; ELASTICSEARCH_USERNAME.
-        password: ELASTICSEARCH_PASSWORD.
+        api_key: By default what ELASTICSEARCH_API_KEY holds; without a key, user and password count.
         field_type: "sparse_vector" (Elasticsearch 8.15 or newer), or "rank_features" (7.12 or newer).
-        settings: Of the index, such as {"number_of_shards": 2}.
-        verify: Whether the server's certificate is checked, or the file of the authority to trust.
-        timeout: Seconds to wait for an answer.
-        backoff: Of requests that Elasticsearch is too busy for.
+        **connection: `url` and what else `LuceneEngine` takes.
 
     Raises:
         ValueError: An argument cannot be.
@@ -36,30 +29,14 @@ class ElasticsearchEngine(LuceneEngine):
         self,
         collection: str,
         *,
-        url: str | None = None,
         api_key: str | None = None,
-        username: str | None = None,
-        password: str | None = None,
         field_type: str = "sparse_vector",
-        settings: dict[str, Any] | None = None,
-        verify: bool | str = True,
-        timeout: float = 60.0,
-        backoff: Backoff | None = None,
+        **connection: Any,
     ) -> None:
         if field_type not in FIELD_TYPES:
             raise ValueError(f"field_type has to be one of {', '.join(FIELD_TYPES)}, got {field_type!r}.")
         key = credential(api_key, "ELASTICSEARCH_API_KEY")
-        super().__init__(
-            collection,
-            url=url,
-            headers={"Authorization": f"ApiKey {key}"} if key else {},
-            username=username,
-            password=password,
-            verify=verify,
-            timeout=timeout,
-            backoff=backoff,
-            settings=settings,
-        )
+        super().__init__(collection, {"Authorization": f"ApiKey {key}"} if key else None, **connection)
         self.field_type = field_type
 
     def _field(self) -> dict[str, Any]:

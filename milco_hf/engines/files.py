@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from scipy import sparse
 from milco_hf.encoding.folder import VectorFolder
 from milco_hf.engines.base import opened
 from milco_hf.engines.batches import Batch, Document, check_folder, read_batches
+from milco_hf.text_files import open_text
 
 QUANTIZATION = "quantization.json"
 # In one file; Anserini reads files in parallel.
@@ -89,7 +89,7 @@ def write_pyserini(
     with _new_folder(Path(output).expanduser()) as partial:
         suffix = ".gz" if compress else ""
         if queries:
-            with _opened(partial / f"topics.tsv{suffix}") as file:
+            with open_text(partial / f"topics.tsv{suffix}", "w") as file:
                 for document, weights in rows():
                     if document.id.split() != [document.id]:
                         raise ValueError(f"Topics take no white space in ids, but one is {document.id!r}.")
@@ -189,10 +189,6 @@ def _new_folder(folder: Path) -> Iterator[Path]:
     os.replace(partial, folder)
 
 
-def _opened(path: Path) -> Any:
-    return gzip.open(path, "wt", encoding="utf-8") if path.suffix == ".gz" else path.open("w", encoding="utf-8")
-
-
 def _write_parts(folder: Path, pattern: str, size: int, rows: Iterator[dict[str, Any]]) -> None:
     """Rows as JSON lines, so many in a file."""
     file, written, parts = None, 0, 0
@@ -201,7 +197,7 @@ def _write_parts(folder: Path, pattern: str, size: int, rows: Iterator[dict[str,
             if file is None or written == size:
                 if file is not None:
                     file.close()
-                file, written, parts = _opened(folder / pattern.format(parts)), 0, parts + 1
+                file, written, parts = open_text(folder / pattern.format(parts), "w"), 0, parts + 1
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             written += 1
     finally:

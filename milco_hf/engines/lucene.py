@@ -28,6 +28,20 @@ class LuceneEngine(Engine):
     A dimension is named by its number: names of tokens may hold dots, which the field refuses, and replacing those
     would make one of two. Weights are stored with 9 significant bits, rounded down, so a score is up to 0.4 % too
     small; queries' weights are not rounded.
+
+    Args:
+        collection: The index's name; lower case.
+        headers: Of each request, where they hold a credential; then there is no basic authentication.
+        url: Such as https://localhost:9200.
+        username: Of basic authentication; by default what ELASTICSEARCH_USERNAME or OPENSEARCH_USERNAME holds.
+        password: By default ELASTICSEARCH_PASSWORD or OPENSEARCH_PASSWORD.
+        settings: Of the index, such as {"number_of_shards": 2}.
+        verify: Whether the server's certificate is checked, or the file of the authority to trust.
+        timeout: Seconds to wait for an answer.
+        backoff: Of requests that the engine is too busy for.
+
+    Raises:
+        ValueError: There is no url, or it is none.
     """
 
     exact = False
@@ -37,15 +51,15 @@ class LuceneEngine(Engine):
     def __init__(
         self,
         collection: str,
+        headers: dict[str, str] | None = None,
         *,
-        url: str | None,
-        headers: dict[str, str],
-        username: str | None,
-        password: str | None,
-        verify: bool | str,
-        timeout: float,
-        backoff: Backoff | None,
-        settings: dict[str, Any] | None,
+        url: str | None = None,
+        username: str | None = None,
+        password: str | None = None,
+        settings: dict[str, Any] | None = None,
+        verify: bool | str = True,
+        timeout: float = 60.0,
+        backoff: Backoff | None = None,
     ) -> None:
         super().__init__(collection)
         if not url:

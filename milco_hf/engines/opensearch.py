@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from milco_hf.engines.lucene import FIELD, LuceneEngine
-from milco_hf.engines.retry import Backoff
 
 # indices.query.bool.max_clause_count, as it is set up
 _MOST_CLAUSES = 1_024
@@ -16,18 +15,15 @@ class OpenSearchEngine(LuceneEngine):
 
     Args:
         collection: The index's name; lower case.
-        url: Such as https://localhost:9200.
-        username: Of basic authentication; by default OPENSEARCH_USERNAME.
-        password: By default OPENSEARCH_PASSWORD.
         approximate: Whether to use `sparse_vector` with Seismic (OpenSearch 3.3 or newer), which keeps a byte of each
             weight. OpenSearch itself uses it only in segments of a million documents or more.
         ceiling: With `approximate`, the largest weight of a document that its byte can hold; larger ones become this.
         method_parameters: With `approximate`, of a search: {"top_n": 10, "heap_factor": 1.0} keeps the 10 heaviest
             dimensions of a query. By default OpenSearch's own.
-        settings: Of the index, such as {"number_of_shards": 2}.
-        verify: Whether the server's certificate is checked, or the file of the authority to trust.
-        timeout: Seconds to wait for an answer.
-        backoff: Of requests that OpenSearch is too busy for.
+        **connection: `url` and what else `LuceneEngine` takes.
+
+    Raises:
+        ValueError: An argument cannot be.
     """
 
     name = "opensearch"
@@ -36,30 +32,14 @@ class OpenSearchEngine(LuceneEngine):
         self,
         collection: str,
         *,
-        url: str | None = None,
-        username: str | None = None,
-        password: str | None = None,
         approximate: bool = False,
         ceiling: float = 3.0,
         method_parameters: dict[str, Any] | None = None,
-        settings: dict[str, Any] | None = None,
-        verify: bool | str = True,
-        timeout: float = 60.0,
-        backoff: Backoff | None = None,
+        **connection: Any,
     ) -> None:
         if ceiling <= 0:
             raise ValueError(f"ceiling has to be above 0, got {ceiling}.")
-        super().__init__(
-            collection,
-            url=url,
-            headers={},
-            username=username,
-            password=password,
-            verify=verify,
-            timeout=timeout,
-            backoff=backoff,
-            settings=settings,
-        )
+        super().__init__(collection, **connection)
         self.approximate, self.ceiling = approximate, ceiling
         self.method_parameters = method_parameters or {}
 

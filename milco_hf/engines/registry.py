@@ -53,9 +53,16 @@ def connect(name: str, collection: str, **options: Any) -> Engine:
 
 
 def options_of(name: str) -> list[str]:
-    """The options that an engine takes."""
-    parameters = inspect.signature(engine_class(name).__init__).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    """The options that an engine takes, those included that its class hands on to its base class."""
+    found: list[str] = []
+    for made in engine_class(name).__mro__:
+        if "__init__" not in vars(made):
+            continue
+        parameters = inspect.signature(made.__init__).parameters.values()
+        found = [*(each.name for each in parameters if each.kind is each.KEYWORD_ONLY), *found]
+        if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+            break
+    return found
 
 
 __all__ = ["ENGINES", "connect", "engine_class", "options_of"]

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-import lzma
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from milco_hf.evaluation.collections import Collection, Document, Qrels, checked
+from milco_hf.text_files import open_text
 
 _SUFFIXES = ("", ".gz", ".xz")
-_OPENERS = {".gz": gzip.open, ".xz": lzma.open}
 UNKNOWN_LANGUAGE = "und"
-
-
-def open_text(path: Path) -> IO[str]:
-    """Opens a file of text, compressed (.gz, .xz) or plain."""
-    return _OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8")  # type: ignore[operator]
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -277,7 +270,6 @@ __all__ = [
     "UNKNOWN_LANGUAGE",
     "file_key",
     "load_path",
-    "open_text",
     "read_beir",
     "read_jsonl",
     "read_qrels",

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from milco_hf.mining.files import COMPRESSION, open_text, read_jsonl
+from milco_hf.text_files import COMPRESSION, naming, open_text, read_jsonl, read_table
 
 Record = tuple[str, Any, str, "str | None"]
-_TABLES: dict[str, dict[str, Any]] = {".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE}, ".csv": {}}
 _KINDS = (".jsonl", ".csv", ".tsv", ".txt", ".parquet")
 _CORPUS = "corpus.jsonl"
 _SPLITS = ("corpus", "train")
-# csv refuses longer cells as it is set up; texts may be longer.
-_LONGEST_CELL = 1 << 30
 _NEEDS = 'needs an optional library: pip install "milco-hf[index]"'
 
 
@@ -57,14 +53,10 @@ def _file(path: Path, prefix: str = "", language: str | None = None) -> Iterator
     elif kind == ".txt":
         rows = _lines(path)
     else:
-        rows = _table(path, kind)
-    try:
+        rows = read_table(path, kind, any_names=True)
+    with naming(path):
         for number, record in rows:
             yield f"{path}, line {number}", record, prefix, language
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}).") from error
-    except EOFError as error:
-        raise ValueError(f"{path} ends too early, so it was not written or copied whole ({error}).") from error
 
 
 def _folder(folder: Path) -> Iterator[Record]:
@@ -105,33 +97,6 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     with open_text(path) as lines:
         for number, line in enumerate(lines, start=1):
             yield number, {"text": line.rstrip("\r\n")}
-
-
-def _table(path: Path, kind: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows by the names in the first one; without a name known to `documents`, a text, or an id and a text."""
-    csv.field_size_limit(_LONGEST_CELL)
-    with open_text(path) as file:
-        rows = csv.reader(file, **_TABLES[kind])
-        names: list[str] | None = None
-        try:
-            for row in rows:
-                if not row:
-                    continue
-                if names is None:
-                    names = [cell.strip().removeprefix("\ufeff") for cell in row]
-                    if len(names) > 2 or "text" in names:
-                        if len(set(names)) < len(names) or "" in names:
-                            raise ValueError(
-                                f"{path}, line {rows.line_num}: the first row has to name each column, once; it reads "
-                                f"{', '.join(map(repr, names))}."
-                            )
-                        continue
-                    names = ["text"] if len(names) == 1 else ["id", "text"]
-                if len(row) != len(names):
-                    raise ValueError(f"{path}, line {rows.line_num}: has {len(row)} columns, not {len(names)}.")
-                yield rows.line_num, dict(zip(names, row))
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {rows.line_num}: {error}.") from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,18 +1,16 @@
-"""JSONL files on disk, plain or compressed: finding, reading, and writing them so that a file is whole or absent."""
+"""JSONL files on disk, plain or compressed: finding them, and writing them so that a file is whole or absent."""
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import hashlib
 import json
-import lzma
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-COMPRESSION = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+from milco_hf.text_files import COMPRESSION, open_text
+
 ENDINGS = (".jsonl", *(f".jsonl{ending}" for ending in COMPRESSION))
 
 
@@ -74,31 +72,6 @@ def output_paths(inputs: Sequence[Path], output: str | Path, overwrite: bool = F
         if path.exists() and not overwrite:
             raise FileExistsError(f"{path} is there already; --overwrite replaces it.")
     return paths
-
-
-def open_text(path: Path, mode: str = "r", ending: str | None = None) -> IO[str]:
-    """Open a text file, compressed or not as its name's ending (or another one) says."""
-    opener = COMPRESSION.get(path.suffix if ending is None else ending, open)
-    return opener(path, f"{mode}t", encoding="utf-8", newline="\n")  # type: ignore[operator]
-
-
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Records of a file with their line numbers, from 1; empty lines are passed over.
-
-    Raises:
-        ValueError: a line is no JSON object; the message names it.
-    """
-    with open_text(path) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: no JSON ({error}).") from None
-            if not isinstance(record, dict):
-                raise ValueError(f"{path}, line {number}: has to be an object, got {type(record).__name__}.")
-            yield number, record
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from milco_hf.mining.files import find_jsonl, read_jsonl, stem
+from milco_hf.mining.files import find_jsonl, stem
+from milco_hf.text_files import read_jsonl
 
 ID_KEYS = ("pid", "id", "_id")
 

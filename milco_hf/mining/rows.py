@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from milco_hf.mining.files import find_jsonl, output_paths, read_jsonl, stem
+from milco_hf.mining.files import find_jsonl, output_paths, stem
 from milco_hf.mining.passages import Passages, corpus_beside, read_passages
+from milco_hf.text_files import read_jsonl
 
 SCORES = ("pos_scores", "neg_scores")
 

@@ -15,10 +15,11 @@ from tqdm.auto import tqdm
 
 from milco_hf.mining.carry import CarryCount, Job, Parallel, carried_jobs, own_job
 from milco_hf.mining.encoders import place
-from milco_hf.mining.files import file_digest, open_text, to_line, write_lines
+from milco_hf.mining.files import file_digest, to_line, write_lines
 from milco_hf.mining.hard_negatives import short
 from milco_hf.mining.rows import SCORES, RowSet
 from milco_hf.mining.teachers import Teacher
+from milco_hf.text_files import open_text
 
 logger = logging.getLogger(__name__)
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import bz2
 import csv
 import glob
-import gzip
 import json
 import logging
-import lzma
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from milco_hf.text_files import COMPRESSION, open_text
 from milco_hf.training.data.columns import Columns, find_columns, language_of_name, positional_columns
 
 logger = logging.getLogger(__name__)
 
-OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 FORMATS = {".tsv": "tsv", ".txt": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 UNKNOWN_LANGUAGE = "und"
 
@@ -58,7 +55,7 @@ class Pair:
 def file_format(path: Path) -> tuple[str | None, str]:
     """Return (format or None, compression suffix or "") by a file's name."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    compression = suffixes.pop() if suffixes and suffixes[-1] in OPENERS else ""
+    compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSION else ""
     return (FORMATS.get(suffixes[-1]) if suffixes else None), compression
 
 
@@ -79,13 +76,13 @@ def find_files(path: str) -> list[Path]:
     if not files:
         raise FileNotFoundError(
             f"No data files at {path!r}. Give a file, a folder or a glob of {', '.join(sorted(FORMATS))} files "
-            f"(also compressed: {', '.join(OPENERS)}), or the id of a dataset on the Hub."
+            f"(also compressed: {', '.join(COMPRESSION)}), or the id of a dataset on the Hub."
         )
     for file in files:
         if file_format(file)[0] is None:
             raise ValueError(
                 f"{file} is in no format that can be read; the name must end in one of {', '.join(sorted(FORMATS))}, "
-                f"then maybe {', '.join(OPENERS)}."
+                f"then maybe {', '.join(COMPRESSION)}."
             )
     return files
 
@@ -129,11 +126,6 @@ def is_excluded(source: str, language: str, excluded: frozenset[str]) -> bool:
     return bool(source) and (source in excluded or f"{source}:{language}" in excluded)
 
 
-def _open_text(path: Path, compression: str) -> IO[str]:
-    opener = OPENERS.get(compression, open)
-    return opener(path, "rt", encoding="utf-8", newline="")  # type: ignore[operator]
-
-
 def _rows(
     path: Path, language: str | None, columns: dict[str, Any] | None, count: ReadCount
 ) -> Iterator[tuple[str, str, str, str]]:
@@ -141,7 +133,7 @@ def _rows(
     if kind == "parquet":
         yield from _parquet_rows(path, language, columns, count)
         return
-    with _open_text(path, compression) as file:
+    with open_text(path, ending=compression, newline="") as file:
         if kind == "jsonl":
             yield from _json_rows(file, path, language, columns, count)
         elif kind == "csv":

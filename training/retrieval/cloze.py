@@ -8,16 +8,14 @@ alignment does not: that the language says nothing about relevance, in texts as 
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from milco_hf.training.data.files import OPENERS
+from milco_hf.mining.files import to_line, write_lines
 from milco_hf.training.data.sources import SourceSpec, iterate_source
 
 logger = logging.getLogger(__name__)
@@ -135,18 +133,17 @@ def write_rows(output: str | Path, sentences: Sentences, settings: ClozeSettings
             f"No sentence has {settings.shortest_sentence} English characters or more: nothing to draw from."
         )
     rng = np.random.default_rng(settings.seed)
-    output = Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(f"unfinished-{output.name}")
-    with OPENERS.get(output.suffix, open)(unfinished, "wt", encoding="utf-8") as file:
+
+    def rows() -> Iterator[str]:
         for _ in range(settings.rows):
             language = "en" if rng.random() < settings.english_share else others[rng.integers(len(others))]
-            file.write(json.dumps(_row(sentences, pools[language], language, settings, rng), ensure_ascii=False) + "\n")
-    os.replace(unfinished, output)
+            yield to_line(_row(sentences, pools[language], language, settings, rng))
+
+    written = write_lines(Path(output), rows())
     logger.info(
-        "%d rows in %s, over %d sentences and %d languages", settings.rows, output, len(sentences.english), len(pools)
+        "%d rows in %s, over %d sentences and %d languages", written, output, len(sentences.english), len(pools)
     )
-    return settings.rows
+    return written
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from milco_hf.training.data.files import OPENERS, ReadCount, file_format
+from milco_hf.text_files import open_text
+from milco_hf.training.data.files import ReadCount, file_format
 from milco_hf.training.data.sources import is_local
 from milco_hf.training.retrieval.sources import language_of_file, local_files
 
@@ -85,7 +86,7 @@ def _file_records(
                 for record in batch.to_pylist():
                     yield place(next(line)), record
         return
-    with OPENERS.get(compression, open)(path, "rt", encoding="utf-8", newline="") as file:  # type: ignore[operator]
+    with open_text(path, ending=compression, newline="") as file:
         if kind == "jsonl":
             for number, line_text in enumerate(file, 1):
                 record = _json_object(line_text)

@@ -99,39 +99,34 @@ class SctTrainer(StageTrainer):
         return self.accelerator.reduce(counts, reduction="sum") if self.args.world_size > 1 else counts
 
     def encode(
-        self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor, lang_ids: Tensor | None = None
+        self,
+        model: nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        lang_ids: Tensor | None = None,
+        logits: bool = False,
     ) -> Views:
-        """Run the model over some texts."""
+        """Run the model over some texts; with `logits`, `pivot` holds those in place of the pivot view."""
         outputs = model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             lang_ids=lang_ids,
             return_embeddings=False,
-            source_view=self.objective.source_view,
+            source_view=self.objective.source_view and not logits,
         )
+        if logits:
+            return Views(outputs.pivot_logits, input_ids, None)
         return Views(outputs.pivot_view, input_ids, outputs.source_weights, self.model.config.echo_pooling)
-
-    def encode_logits(
-        self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor, lang_ids: Tensor | None = None
-    ) -> Views:
-        """Run the model over parallel texts; in place of their pivot view, `pivot` holds its logits."""
-        outputs = model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            lang_ids=lang_ids,
-            return_embeddings=False,
-            source_view=False,
-        )
-        return Views(outputs.pivot_logits, input_ids, None)
 
     def _texts(self, model: nn.Module, inputs: dict[str, Any]) -> list[tuple[Encode, Tensor, Tensor, Tensor | None]]:
         """How questions, passages and, where there are some, parallel texts are encoded, their tokens and adapters."""
-        groups = [(side, self.encode) for side in SIDES]
-        if "parallel_ids" in inputs:
-            groups.append(("parallel", self.encode_logits))
+        names = (*SIDES, "parallel") if "parallel_ids" in inputs else SIDES
         return [
-            (partial(encode, model), inputs[f"{name}_ids"], inputs[f"{name}_mask"], inputs.get(f"{name}_lang_ids"))
-            for name, encode in groups
+            (
+                partial(self.encode, model, logits=name == "parallel"),
+                *(inputs[f"{name}_ids"], inputs[f"{name}_mask"], inputs.get(f"{name}_lang_ids")),
+            )
+            for name in names
         ]
 
     def compute_loss(
