@@ -1,7 +1,10 @@
 """Settings, metrics, run files, language bias, failures, tables, plots, and the verb."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import ir_measures
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 
 import tiny
 from helpers_evaluation import QRELS, WORDS, Written, command, dense_model, parallel, sparse_model, texts, write_beir
+from hub_stand_in import HubStandIn, Repository
 from milco_hf.evaluation import Collection, EvaluationError, evaluate, evaluate_mteb
 from milco_hf.evaluation.bias import language_bias
 from milco_hf.evaluation.metrics import MEASURES, score, write_run
@@ -271,11 +275,38 @@ def test_the_verb_evaluates_a_folder(tmp_path, capsys):
         (["--bm25", "--data", "x/y", "--prune", "mass:2"], "got 'mass:2'"),
         (["--bm25", "--data", "no/such/folder"], "neither a file nor a folder"),
         (["milco-mini", "--mteb", "NoSuchTask"], "mteb has no task 'NoSuchTask'"),
+        (["milco-mini", "--data", "x/y", "--revision", "v2"], "'v2' goes with one model .* Hub id, and none is"),
+        (["milco-mini", "--mteb", "NanoNQRetrieval", "--revision", "v2"], "'v2' goes with one model .* and none is"),
     ],
 )
 def test_the_verb_refuses_what_cannot_be(arguments, message):
     with pytest.raises((ValueError, OSError), match=message):
         command(arguments)
+
+
+@pytest.mark.slow
+def test_the_verb_scores_a_revision(tmp_path):
+    data = write_beir(tmp_path / "data")
+    repository = Repository("someone/model", private=False)
+    for seed, branch in enumerate(("main", "v2")):
+        folder = tiny.checkpoint(tmp_path / branch, seed=seed)
+        repository.branches[branch] = {path.name: path.read_bytes() for path in folder.iterdir()}
+        repository.heads[branch] = f"{seed}" * 40
+    with HubStandIn() as hub:
+        hub.repositories["someone/model"] = repository
+        options = ["--data", data, "--no-cache", "--output", tmp_path / "out", "--revision", "v2"]
+        command = [sys.executable, "-m", "milco_hf.cli", "evaluate", "model=someone/model", *map(str, options)]
+        environment = {**os.environ, **hub.environment(tmp_path / "home")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    for branch in ("main", "v2"):
+        evaluate(f"model={tmp_path / branch}", data, output=tmp_path / f"out-{branch}", cache=None)
+    runs = {}
+    for name in ("out", "out-main", "out-v2"):
+        (path,) = (tmp_path / name / "runs").rglob("*.trec")
+        runs[name] = {(row.query_id, row.doc_id): row.score for row in ir_measures.read_trec_run(str(path))}
+    assert runs["out"] == pytest.approx(runs["out-v2"], rel=1e-4)
+    assert runs["out"] != pytest.approx(runs["out-main"], rel=1e-2)
 
 
 # mteb

@@ -11,7 +11,7 @@ import tiny
 from helpers_evaluation import Written, dense_model, parallel, sparse_model, token_model
 from milco_hf.evaluation import Collection, evaluate, open_system
 from milco_hf.evaluation.cache import VectorCache
-from milco_hf.evaluation.systems import base
+from milco_hf.evaluation.systems import base, opening
 from milco_hf.evaluation.systems.dense import DenseSystemEncoder, MultiVectorSystemEncoder
 from milco_hf.evaluation.systems.opening import open_systems
 from milco_hf.evaluation.systems.sparse import SparseSystemEncoder
@@ -325,6 +325,27 @@ def test_classes_come_from_the_models_own_configuration(models):
         model = open_system(str(folder)).encoder.model
         assert type(model) is classes[kind]
     assert open_system("milco-mini").name == "milco-mini"
+
+
+def test_the_one_model_of_the_hub_has_a_revision(models, monkeypatch):
+    model, folder = models["dense"]
+    asked = []
+
+    def noted(name, *_, revision=None, **options):
+        asked.append((name, revision))
+
+    monkeypatch.setattr(opening, "on_hub", lambda *names, **options: noted(*names, **options) is None)
+    monkeypatch.setattr(opening, "load_file_path", noted)  # no such file: a SentenceTransformer
+    monkeypatch.setitem(opening._CLASSES, "SentenceTransformer", lambda *a, **options: noted(*a, **options) or model)
+    systems = open_systems(["hub=someone/model", str(folder), "bm25", Written("own", {})], revision="v2")
+    assert [system.name for system in systems] == ["hub", "dense", "bm25", "own"]
+    assert asked == [("someone/model", "v2")] * 3 + [(str(folder), None)] * 2
+    for specs, reason in (
+        ([str(folder), "milco-mini", "bm25", model], "none is: leave it away"),
+        (["a/b", "bm25", "two=c/d"], "here are several: a/b, two=c/d"),
+    ):
+        with pytest.raises(ValueError, match=f"revision='v2' goes with one model .*{reason}"):
+            open_systems(specs, revision="v2")
 
 
 def test_what_cannot_be_opened(models, tmp_path):

@@ -344,7 +344,7 @@ def test_the_api_is_described(client, search_client):
     assert "/search" in search_client.get("/openapi.json").json()["paths"]
     request = api["components"]["schemas"]["EmbedSparseRequest"]
     assert request["required"] == ["inputs"]
-    assert set(request["properties"]) == {"inputs", "truncate", "truncation_direction", "prompt_name"}
+    assert set(request["properties"]) == {"inputs", "truncate", "truncation_direction", "prompt_name", "language"}
     page = client.get("/docs").text
     for path in api["paths"]:
         assert path in page

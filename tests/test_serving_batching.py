@@ -51,6 +51,18 @@ def test_texts_of_several_callers_share_a_batch_and_get_their_own_vectors(gated)
         assert request.queue_seconds > 0
 
 
+def test_texts_of_several_languages_share_a_batch(gated):
+    batcher, gate, first = gated
+    one = batcher.submit([text(16), text(18)], JOB, 30, [3, 1])
+    two = batcher.submit([text(17)], JOB, 30, [0])
+    gate.free.set()
+    for request in (first, one, two):
+        request.future.result(60)
+    assert gate.batches[0].adapters is None, "an encoder without"
+    batch = gate.batches[1]
+    assert dict(zip(batch.lengths.tolist(), batch.adapters.tolist())) == {16: 3, 17: 0, 18: 1}
+
+
 def test_a_batch_keeps_to_the_budget_and_has_texts_of_one_length(gated):
     batcher, gate, _ = gated
     request = batcher.submit([text(n) for n in (20, 100, 21, 19, 101, 22, 64, 63)], JOB, 30)

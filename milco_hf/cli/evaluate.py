@@ -72,6 +72,9 @@ def add_parser(verbs: argparse._SubParsersAction, parents: list[argparse.Argumen
         help="never count the document whose id is the query's (default: where mteb says so)",
     )
     model = parser.add_argument_group("the models")
+    model.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of the one model that is given by its Hub id"
+    )
     model.add_argument("--batch-size", type=positive, default=32, metavar="N", help="texts at a time (default: 32)")
     model.add_argument("--max-length", type=positive, metavar="N", help="tokens of a document (default: the model's)")
     model.add_argument("--query-length", type=positive, metavar="N", help="tokens of a query (default: the model's)")
@@ -119,6 +122,7 @@ def run(options: argparse.Namespace) -> None:
         "dtype": options.dtype,
         "device": options.device,
         "trust_remote_code": options.trust_remote_code,
+        "revision": options.revision,
     }
     if options.mteb:
         _run_mteb(options, shared)

@@ -53,6 +53,9 @@ def add_parser(verbs: argparse._SubParsersAction, parents: list[argparse.Argumen
         parser.add_argument(
             f"--{kind}-length", type=positive, metavar="N", help=f"cut the {kind} to N tokens (default: the model's)"
         )
+        parser.add_argument(
+            f"--{kind}-language", metavar="XX", help=f"which adapters read the {kind} (X-MOD; default: the model's)"
+        )
     parser.add_argument(
         "--views", choices=("both", "english", "source"), default="both", help="one view alone (default: both)"
     )
@@ -83,6 +86,8 @@ def run(options: argparse.Namespace) -> None:
         document_length=options.document_length,
         views=options.views,
         dtype=options.dtype,
+        query_language=options.query_language,
+        document_language=options.document_language,
     )
     top = {} if options.top is None else {"top": options.top}
     if options.html:

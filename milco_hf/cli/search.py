@@ -22,8 +22,12 @@ examples:
   milco search my-index --queries queries.jsonl --output run.trec -k 100
       a TREC run, which ir_measures and trec_eval read; any other name gets JSON lines
   milco search my-index "music" --json | jq .hits[0].text
+  milco search my-xmod-index "Musik" --query-language de
 
---filter takes KEY=VALUE (again for another value that will do, too), KEY>=VALUE, KEY<VALUE …; all have to fit."""
+--filter takes KEY=VALUE (again for another value that will do, too), KEY>=VALUE, KEY<VALUE …; all have to fit.
+
+--language is what the documents are in, --query-language what the queries are in: that is for encoders with language
+adapters (X-MOD). Other ones pass over the languages of a file of queries, and refuse --query-language."""
 
 _AT_ONCE = 256
 _SNIPPET = 160
@@ -46,6 +50,11 @@ def add_parser(verbs: argparse._SubParsersAction, parents: list[argparse.Argumen
     )
     parser.add_argument("-k", "--top-k", type=positive, default=10, metavar="N", help="documents of each (default: 10)")
     parser.add_argument("--language", nargs="+", metavar="XX", help="only documents in one of these languages")
+    parser.add_argument(
+        "--query-language",
+        metavar="XX",
+        help="which adapters read the queries (default: by the file, or the model's default)",
+    )
     parser.add_argument(
         "--filter", nargs="+", default=[], metavar="KEY=VALUE", help="only documents with this metadata"
     )
@@ -86,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
         check_fingerprint=not options.any_model,
     )
     asked = {"language": options.language, "filter": parse_filters(options.filter) or None, "prune": options.prune}
-    found = _found(index, _queries(options), options.top_k, asked)
+    found = _found(index, _queries(options), options.top_k, options.query_language, asked)
     if options.output:
         _write(options.output, found)
     elif options.json:
@@ -96,27 +105,27 @@ def run(options: argparse.Namespace) -> None:
         _print(found)
 
 
-def _queries(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    """(id, text) of each query; those without an id are counted from 1."""
+def _queries(options: argparse.Namespace) -> Iterator[tuple[str, str, str | None]]:
+    """(id, text, language) of each query; those without an id are counted from 1."""
     from milco_hf.encoding.files import read_texts
 
     if options.queries:
         for number, query in enumerate(read_texts(options.queries), start=1):
-            yield query.id or str(number), query.text
+            yield query.id or str(number), query.text, query.language
         return
     lines: Iterable[str] = options.texts or (line.rstrip("\r\n") for line in sys.stdin)
     for number, text in enumerate(lines, start=1):
-        yield str(number), text
+        yield str(number), text, None
 
 
 def _found(
-    index: Any, queries: Iterator[tuple[str, str]], k: int, asked: dict[str, Any]
+    index: Any, queries: Iterator[tuple[str, str, str | None]], k: int, language: str | None, asked: dict[str, Any]
 ) -> Iterator[tuple[str, str, list[Hit]]]:
     """(id, text, hits) of each query, searched in blocks."""
     while block := list(islice(queries, _AT_ONCE)):
-        texts = [text for _, text in block]
-        for (name, text), hits in zip(block, index.search(texts, k, **asked)):
-            yield name, text, hits
+        names, texts, languages = zip(*block)
+        hits = index.search(texts, k, query_language=language or languages, **asked)
+        yield from zip(names, texts, hits)
 
 
 def _json(name: str, text: str, hits: Sequence[Hit]) -> str:

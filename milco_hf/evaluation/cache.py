@@ -59,7 +59,8 @@ class VectorCache:
     """Encodes what is not there yet.
 
     A folder for each encoder's fingerprint holds a folder for each corpus (its key and how it is split), in which lie
-    shards of vectors. An interrupted run goes on after its last complete shard.
+    shards of vectors. An interrupted run goes on after its last complete shard. A model with language adapters is an
+    encoder for each of them (`Encoder.routed`).
 
     Args:
         folder: Where; None keeps the files for as long as this object lives and no longer.
@@ -73,8 +74,9 @@ class VectorCache:
         """Every document of a collection, encoded or found.
 
         Raises:
-            ValueError: Two documents have the same id.
+            ValueError: Two documents have the same id, or the encoder cannot read their language.
         """
+        encoder = encoder.routed(collection.document_language)
         split = f"-{collection.passage_length}" if collection.passage_length else ""
         folder = self.folder / encoder.fingerprint[:24] / f"{collection.corpus_key[:24]}{split}"
         done = folder / _DONE
@@ -100,8 +102,13 @@ class VectorCache:
         _write(done, json.dumps([(shard.ids, shard.starts.tolist()) for shard in shards]).encode())
         return EncodedDocuments(encoder, shards)
 
-    def queries(self, encoder: Encoder, texts: Sequence[str]) -> Vectors:
-        """Vectors of queries, encoded or found."""
+    def queries(self, encoder: Encoder, texts: Sequence[str], language: str | None = None) -> Vectors:
+        """Vectors of queries in a language, encoded or found.
+
+        Raises:
+            ValueError: The encoder cannot read it.
+        """
+        encoder = encoder.routed(language)
         key = hashlib.blake2b(json.dumps(list(texts)).encode(), digest_size=16).hexdigest()
         path = self.folder / encoder.fingerprint[:24] / f"queries-{key[:24]}.npz"
         if not path.is_file():

@@ -33,7 +33,7 @@ class Collection:
 
     Attributes:
         name: What the collection is called; the languages of a parallel collection share it.
-        language: The queries' language code, "und" where nobody said.
+        language: The queries' language code, "und" where nobody said; models with language adapters read by it.
         queries: Text by query id.
         qrels: Relevance by query id and document id; every query has a relevant document (`checked` sees to it).
         read: Gives a fresh pass over the documents, which are never all in memory.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Iterable
@@ -11,8 +12,11 @@ from typing import Any
 
 from milco_hf.evaluation.systems.encoding import set_lengths
 from milco_hf.evaluation.systems.fingerprint import model_fingerprint
-from milco_hf.evaluation.systems.opening import named, open_model
+from milco_hf.evaluation.systems.opening import named, open_model, revisions
+from milco_hf.evaluation.systems.sparse import adapter_config
 from milco_hf.evaluation.tables import number, table
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_mteb(
@@ -27,13 +31,15 @@ def evaluate_mteb(
     dtype: str | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> list[dict[str, Any]]:
     """Runs tasks of mteb through mteb's own wrappers.
 
     Prompts and lengths are those in the model's folder (`prompts` in `config_sentence_transformers.json`,
     `query_length` and `document_length`), which mteb's wrappers of `SparseEncoder`, `SentenceTransformer` and
     `MultiVectorEncoder` keep to. Results are computed anew in every call: mteb's result cache goes by a model's name,
-    which folders of different checkpoints share.
+    which folders of different checkpoints share. mteb passes no languages on, so models with language adapters (X-MOD)
+    read everything in their default language, and a warning says so; `evaluate` with a task's name as its data routes.
 
     Args:
         models: Bundled names, folders or Hub ids, or NAME=MODEL.
@@ -46,13 +52,14 @@ def evaluate_mteb(
         dtype: Of the weights.
         device: Such as "cuda".
         trust_remote_code: Run code that comes with a model.
+        revision: Branch, tag or commit of the one model that is given by its Hub id.
 
     Returns:
         One row for each model, task, split and subset: `model`, `fingerprint`, `task`, `revision`, `split`, `subset`,
         `main_score` and `scores`.
 
     Raises:
-        ValueError: mteb has no such task.
+        ValueError: mteb has no such task, or a revision finds no Hub id, or several.
         ImportError: mteb is not installed.
     """
     try:
@@ -70,9 +77,16 @@ def evaluate_mteb(
         raise ValueError("Name at least one task of mteb, such as SciFact.")
     folder = Path(output).expanduser() if output is not None else None
     rows: list[dict[str, Any]] = []
-    for spec in models:
+    specs = list(models)
+    for spec, each in zip(specs, revisions(specs, revision)):
         name, place = named(str(spec))
-        model = open_model(place, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        model = open_model(place, dtype=dtype, device=device, trust_remote_code=trust_remote_code, revision=each)
+        if config := adapter_config(model):
+            logger.warning(
+                "mteb passes no languages on, so %s reads everything in its default language, %s; evaluate(…, TASK) "
+                "(milco evaluate --data TASK) reads each collection in its own.",
+                *(name, config.default_language or config.encoder_config.default_language),
+            )
         set_lengths(model, max_length, query_length)
         fingerprint = model_fingerprint(model)
         for task in opened:

@@ -17,7 +17,7 @@ from milco_hf.evaluation.metrics import ANSWER_MEASURES, MEASURES, as_run, check
 from milco_hf.evaluation.registry import load_name
 from milco_hf.evaluation.report import Report, Result
 from milco_hf.evaluation.settings import SETTINGS, Pool, Trial, plan
-from milco_hf.evaluation.systems.base import Index, System
+from milco_hf.evaluation.systems.base import Index, System, VectorIndex, VectorSystem
 from milco_hf.evaluation.systems.opening import open_systems
 from milco_hf.evaluation.topk import Ranking
 
@@ -50,6 +50,9 @@ def evaluate(
 ) -> Report:
     """Evaluates systems on collections.
 
+    A MILCO whose encoder has language adapters (X-MOD) reads each collection's queries and documents in their language;
+    where that is "und", in the model's default one.
+
     Args:
         systems: One or several of: "bm25"; a bundled checkpoint, a folder or a Hub id (a `SparseEncoder`,
             `SentenceTransformer` or `MultiVectorEncoder`); NAME=MODEL; such a model itself; a `System`.
@@ -74,14 +77,15 @@ def evaluate(
             for the usual numbers of dimensions, or the numbers. Sparse models alone.
         language_shift: A `milco_hf.LanguageShift`, or the folder of one: also evaluates each sparse and dense model
             with its documents shifted.
-        **model_options: `batch_size`, `max_length`, `query_length`, `dtype`, `device`, `trust_remote_code`, and of
-            sparse models `view`, `prune` and `prune_queries` (see `systems.opening.open_system`, `systems.sparse`).
+        **model_options: `batch_size`, `max_length`, `query_length`, `dtype`, `device`, `trust_remote_code`, `revision`
+            (where one system is given by its Hub id), and of sparse models `view`, `prune` and `prune_queries` (see
+            `systems.opening.open_systems`, `systems.sparse`).
 
     Returns:
         The report; `report.means(system, collection)` and `report.value(system, queries, documents)` give numbers.
 
     Raises:
-        EvaluationError: A system failed on a language; the message names both.
+        EvaluationError: A system failed on a language, or has no adapter for it; the message names both.
         ValueError: An option or collection that cannot be; the message says what can.
         FileNotFoundError: No such model or collection.
         ImportError: An optional library is missing; the message names the extra that has it.
@@ -112,6 +116,8 @@ def evaluate(
             report = Report(setting, wanted, depth, [describe(system) for system in opened])
         elif report.measures != wanted:
             raise ValueError(f"{group[0].name} has other measures than what came before it; evaluate it alone.")
+        for system in opened:
+            _check_languages(system, group)
         for system in opened:
             report.results += run_group(system, group, report, vectors, folder, lenient)
         if pruning_curve:
@@ -204,6 +210,14 @@ def describe(system: System) -> dict[str, Any]:
     }
 
 
+def _check_languages(system: System, group: Sequence[Collection]) -> None:
+    """Refuses languages that a model has no adapter for, before the others are encoded."""
+    if isinstance(system, VectorSystem):
+        for collection in group:
+            for language in (collection.language, collection.document_language):
+                _attempt(f"{system.name} failed on {collection}", lambda code=language: system.encoder.routed(code))
+
+
 def _attempt(where: str, action: Any) -> Any:
     try:
         return action()
@@ -258,7 +272,10 @@ def _run(
 def _search(index: Index, trial: Trial, depth: int) -> Ranking:
     """The ranking of every query, without the query itself where it is among the documents."""
     collection = trial.queries
-    ranking = index.search(list(collection.queries.values()), depth + collection.ignore_same_id * len(trial.pool.parts))
+    # other systems than models have nothing to choose by language
+    language = {"language": collection.language} if isinstance(index, VectorIndex) else {}
+    depth_of_all = depth + collection.ignore_same_id * len(trial.pool.parts)
+    ranking = index.search(list(collection.queries.values()), depth_of_all, **language)
     if not collection.ignore_same_id:
         return ranking
     prefixes = {prefix for prefix, _ in trial.pool.parts}

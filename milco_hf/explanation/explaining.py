@@ -33,6 +33,8 @@ def explain(
     document_length: int | None = ...,
     views: str = ...,
     dtype: str | torch.dtype | None = ...,
+    query_language: str | None = ...,
+    document_language: str | None = ...,
 ) -> Explanation: ...
 
 
@@ -48,6 +50,8 @@ def explain(
     document_length: int | None = ...,
     views: str = ...,
     dtype: str | torch.dtype | None = ...,
+    query_language: str | None = ...,
+    document_language: str | Sequence[str | None] | None = ...,
 ) -> list[Explanation]: ...
 
 
@@ -62,6 +66,8 @@ def explain(
     document_length: int | None = None,
     views: str = "both",
     dtype: str | torch.dtype | None = None,
+    query_language: str | None = None,
+    document_language: str | Sequence[str | None] | None = None,
 ) -> Explanation | list[Explanation]:
     """Says why a document gets its score for a query.
 
@@ -79,14 +85,17 @@ def explain(
         document_length: Longest document.
         views: "both", or "english" or "source" alone.
         dtype: As `encode_corpus` takes it, so that vectors computed under autocast are explained as they are.
+        query_language: The query's, for encoders with language adapters (X-MOD), such as "de"; None is the model's
+            default.
+        document_language: The documents', likewise, or one for each, as `encode_corpus` takes them.
 
     Returns:
         The explanation; for several documents one each, in their order.
 
     Raises:
         TypeError: A text is no string, or `model` is no model.
-        ValueError: The model is no MILCO checkpoint, a text is no valid Unicode, or a number or name cannot work; the
-            message says what to do.
+        ValueError: The model is no MILCO checkpoint or has no adapter for a language, a text is no valid Unicode, or a
+            number or name cannot work; the message says what to do.
 
     Example:
         >>> why = milco_hf.explain("milco-mini", "Musik der alten Stadt", "The city is known for its music.")
@@ -96,14 +105,27 @@ def explain(
     texts = [document] if isinstance(document, str) else list(document)
     for kind, text in [("query", query), *(("document", text) for text in texts)]:
         _check_text(kind, text)
+    languages = _languages(document_language, len(texts))
     opened = _open(model)
     autocast = autocast_dtype(dtype, opened.devices)
-    asked = read_side(opened, query, "query", query_prune, query_length, views, autocast)
-    found = [
-        _compared(opened, asked, read_side(opened, text, "document", document_prune, document_length, views, autocast))
-        for text in texts
-    ]
+    asked = read_side(opened, query, "query", query_prune, query_length, views, autocast, query_language)
+    sides = (
+        read_side(opened, text, "document", document_prune, document_length, views, autocast, language)
+        for text, language in zip(texts, languages)
+    )
+    found = [_compared(opened, asked, side) for side in sides]
     return found[0] if isinstance(document, str) else found
+
+
+def _languages(given: str | Sequence[str | None] | None, texts: int) -> list[str | list[str | None] | None]:
+    """Of each document, as `encode_corpus` takes it: the one name of all, or a list of its own."""
+    if given is None or isinstance(given, str):
+        return [given] * texts
+    if len(given) != texts:
+        raise ValueError(
+            f"document_language names {len(given)} languages for {texts} documents; give one each, or one for all."
+        )
+    return [[name] for name in given]
 
 
 def _compared(opened: Opened, query: Side, document: Side) -> Explanation:

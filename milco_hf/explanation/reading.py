@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +38,7 @@ def read_side(
     max_length: int | None,
     views: str,
     dtype: torch.dtype | None = None,
+    language: str | Sequence[str | None] | None = None,
 ) -> Side:
     """A text, its tokens and its vector.
 
@@ -49,6 +50,7 @@ def read_side(
         max_length: Longest text in tokens; None for what the model says.
         views: "both", "english" or "source".
         dtype: Of autocast; None computes in the weights' own.
+        language: The text's, as `encode_corpus` takes it.
 
     Raises:
         ValueError: The tokenizer is no fast one, or an argument cannot work.
@@ -61,6 +63,7 @@ def read_side(
             opened.whole,
             [text],
             kind=kind,
+            language=language,
             prune=None if prune is None else parse(prune),
             max_length=max_length,
             views=views,

@@ -256,6 +256,7 @@ class Index:
         language: str | Iterable[str] | None = None,
         filter: Filter | None = None,
         prune: Prune = None,
+        query_language: str | Sequence[str | None] | None = None,
     ) -> list[Hit] | list[list[Hit]]:
         """Finds documents.
 
@@ -266,6 +267,9 @@ class Index:
             filter: Only documents with this metadata, by key: a value, a list of values of which any will do, or bounds
                 such as {"year": {"gte": 2000, "lt": 2010}}.
             prune: Prune the queries otherwise than the index says; "none" for not at all.
+            query_language: What the queries are in, for encoders with language adapters (X-MOD): one name for all, such
+                as "de", or one for each, where None is the model's default. Other encoders read all languages alike:
+                they refuse the one name and pass over one for each. (`language` is what the documents are in.)
 
         Returns:
             The hits, best first; for several queries, of each. Only documents that share a dimension with the query
@@ -273,14 +277,15 @@ class Index:
 
         Raises:
             TypeError: A query is no string.
-            ValueError: k is below 1, a filter cannot be, or the model does not belong to the index.
+            ValueError: k is below 1, a filter cannot be, the model does not belong to the index, or it has no adapter
+                for a query's language.
         """
         single = isinstance(queries, str)
         texts = [queries] if single else list(queries)
         for text in texts:
             if not isinstance(text, str):
                 raise TypeError(f"queries have to be strings, got {text!r} ({type(text).__name__}).")
-        vectors = encode_queries(self._now.manifest, self.model, texts, prune)
+        vectors = encode_queries(self._now.manifest, self.model, texts, prune, query_language)
         found = self.search_vectors(vectors, k, language=language, filter=filter)
         return found[0] if single else found
 

@@ -126,14 +126,32 @@ def check_made_by(manifest: Mapping[str, Any], vectors: Mapping[str, Any], folde
             )
 
 
-def encode_queries(manifest: Mapping[str, Any], model: Any, texts: Sequence[str], prune: Any) -> sparse.csr_array:
-    """Queries as the index wants them, [Q, V_e + V_s]."""
+def encode_queries(
+    manifest: Mapping[str, Any],
+    model: Any,
+    texts: Sequence[str],
+    prune: Any,
+    language: str | Sequence[str | None] | None = None,
+) -> sparse.csr_array:
+    """Queries as the index wants them, [Q, V_e + V_s].
+
+    Args:
+        manifest: The index's.
+        model: The index's.
+        texts: The queries.
+        prune: Otherwise than the index says; None for that.
+        language: Of the queries, as `encode_corpus` takes it.
+
+    Raises:
+        ValueError: The model has no adapter for a language, or none at all; or there are not as many as queries.
+    """
     settings = manifest["settings"]
     forms = pruning.parse(settings["query_pruning"] if prune is None else prune)
     return encode_corpus(
         model,
         texts,
         kind="query",
+        language=language,
         max_length=settings["query_length"],
         views=settings["views"],
         prune=forms,

@@ -57,6 +57,7 @@ class _Text:
     request: Request
     place: int
     tokens: np.ndarray
+    adapter: int | None
 
     @property
     def size(self) -> int:
@@ -109,13 +110,16 @@ class Batcher:
         """Whether every worker runs and new texts are taken."""
         return not self._closing and all(thread.is_alive() for thread in self._threads)
 
-    def submit(self, tokens: Sequence[np.ndarray], job: Job, timeout: float) -> Request:
+    def submit(
+        self, tokens: Sequence[np.ndarray], job: Job, timeout: float, adapters: Sequence[int] | None = None
+    ) -> Request:
         """Queues the texts of a caller, all or none.
 
         Args:
             tokens: Each text's tokens.
             job: What is made of them.
             timeout: Seconds that they may wait.
+            adapters: The number of each text's language adapter; None for encoders without adapters.
 
         Raises:
             Refused: The queue is full (429), or the server is ending (503).
@@ -131,7 +135,8 @@ class Batcher:
             count = len(tokens)
             request = Request(job, [None] * count, time.monotonic() + timeout, waiting=count, open=count)
             request.future.set_running_or_notify_cancel()  # from here on nobody can cancel it between check and result
-            self._queue += [_Text(request, place, ids) for place, ids in enumerate(tokens)]
+            routes = adapters or [None] * count
+            self._queue += [_Text(request, place, ids, routes[place]) for place, ids in enumerate(tokens)]
             self._changed.notify(count)
         if not count:
             request.future.set_result([])
@@ -201,10 +206,12 @@ class Batcher:
         ids = np.full((len(texts), int(lengths.max())), self._pad, dtype=np.int32)
         for row, text in enumerate(texts):
             ids[row, : lengths[row]] = text.tokens
+        routed = texts[0].adapter is not None  # then all are: they have one encoder
+        adapters = np.array([text.adapter for text in texts], dtype=np.int64) if routed else None
         start = time.monotonic()
         error: Refused | None = None
         try:
-            rows = worker(Batch(0, np.arange(len(texts)), ids, lengths), texts[0].request.job)
+            rows = worker(Batch(0, np.arange(len(texts)), ids, lengths, adapters), texts[0].request.job)
         except Exception:
             # the worker lives on: what broke one batch, such as memory that ran out, need not break the next
             logger.exception("A batch of %d texts of up to %d tokens failed.", len(texts), ids.shape[1])

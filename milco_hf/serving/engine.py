@@ -16,11 +16,13 @@ import torch
 from scipy import sparse
 
 from milco_hf.encoding.opening import Opened, default_batch_tokens
+from milco_hf.encoding.routes import Routes
 from milco_hf.encoding.rows import Job, encode_batch
 from milco_hf.fingerprint import model_fingerprint
 from milco_hf.pruning import Pruning, prune
 from milco_hf.serving.allocator import GivesBack
 from milco_hf.serving.batching import Batcher, Row, waited_too_long
+from milco_hf.serving.errors import VALIDATION, Refused
 from milco_hf.serving.metrics import Metrics
 from milco_hf.serving.reading import Kind, TextReader
 from milco_hf.serving.settings import Settings
@@ -130,6 +132,7 @@ class Engine:
         direction: str = "right",
         prompt: str | None = None,
         job: Job | None = None,
+        language: str | Sequence[str | None] | None = None,
     ) -> Encoded:
         """Encodes a request's texts together with those of others.
 
@@ -140,17 +143,20 @@ class Engine:
             direction: Where is cut.
             prompt: Goes before every text; None for the kind's.
             job: What is made of them; None for the kind's.
+            language: Of all texts, or one for each, as `encode_corpus` takes it.
 
         Raises:
-            Refused: A text cannot be encoded, the queue is full or too slow, or the model failed.
+            Refused: The encoder has no adapter for a language, a text cannot be encoded, the queue is full or too slow,
+                or the model failed.
         """
         how = self.kinds[kind]
+        adapters = self.adapters(language, len(texts))
         cut = self.settings.auto_truncate if truncate is None else truncate
         read = await asyncio.to_thread(
             self._reader.read, texts, how.prompt if prompt is None else prompt, how.max_length, cut, direction
         )
         timeout = self.settings.limits.queue_timeout
-        request = self._batcher.submit(read.tokens, job or how.job, timeout)
+        request = self._batcher.submit(read.tokens, job or how.job, timeout, adapters)
         future = asyncio.wrap_future(request.future)
         await asyncio.wait({future}, timeout=timeout)
         if not future.done() and self._batcher.give_up(request):
@@ -163,15 +169,20 @@ class Engine:
         self.metrics.queue_seconds.observe(request.queue_seconds)
         return Encoded(rows, tokens, read.cut_tokens, request.queue_seconds, request.inference_seconds)
 
-    async def document_rows(self, texts: Sequence[str]) -> list[Row]:
+    async def document_rows(self, texts: Sequence[str], languages: Sequence[str | None]) -> list[Row]:
         """Vectors of an index's documents, a request's worth at a time, cut where they are too long.
+
+        Args:
+            texts: The documents.
+            languages: Theirs.
 
         Raises:
             Refused: The queue is full or too slow, or the model failed.
         """
         size, rows = self.settings.limits.max_client_batch_size, []
         for start in range(0, len(texts), size):
-            rows += (await self.encode(texts[start : start + size], "document", truncate=True)).rows
+            part = slice(start, start + size)
+            rows += (await self.encode(texts[part], "document", truncate=True, language=languages[part])).rows
         return rows
 
     def pruned(self, matrix: sparse.csr_array, how: Mapping[str, Pruning]) -> sparse.csr_array:
@@ -204,6 +215,7 @@ class Engine:
             "version": __version__,
             "fingerprint": self.fingerprint,
             "devices": self.devices,
+            "language_adapters": milco.config.languages,
             "dimensions": {"english": milco.config.pivot_vocab_size, "source": milco.config.source_vocab_size},
             "query": _about_kind(self.kinds["query"]),
             "document": _about_kind(document),
@@ -212,6 +224,20 @@ class Engine:
             "max_queue": limits.max_queue,
             "queue_timeout": limits.queue_timeout,
         }
+
+    def adapters(self, language: str | Sequence[str | None] | None, texts: int) -> list[int] | None:
+        """The number of each text's language adapter; None for encoders without adapters.
+
+        Raises:
+            Refused: There is none for a language, or one name is asked of an encoder without any (422).
+        """
+        try:
+            routes = Routes(self.models[0].milco.config, language)
+            adapters = routes.take(0, texts)
+            routes.check_end(texts)
+        except ValueError as error:
+            raise Refused(422, VALIDATION, str(error)) from error
+        return adapters
 
     def _batch_done(self, number: int, texts: int, tokens: int, seconds: float) -> None:
         self.metrics.batch_done(self.devices[number], texts, tokens, seconds)

@@ -23,7 +23,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     415: {"model": ErrorResponse, "description": "The body is not declared as JSON"},
     422: {
         "model": ErrorResponse,
-        "description": "A field is missing, unknown, of the wrong type or no valid Unicode",
+        "description": "A field is missing, unknown, of the wrong type or no valid Unicode, or the model has no "
+        "adapter for a language",
     },
     424: {"model": ErrorResponse, "description": "The model failed"},
     429: {"model": ErrorResponse, "description": "Too many requests, or too many texts wait"},
@@ -54,6 +55,7 @@ def encoding_routes(engine: Engine) -> APIRouter:
             truncate=request.truncate,
             direction=request.truncation_direction.lower(),
             prompt=None if name is None else engine.prompts[name] or "",
+            language=request.language,
         )
         return Response(sparse_values(encoded.rows), 200, measured(encoded, request.inputs), "application/json")
 
@@ -68,6 +70,7 @@ def encoding_routes(engine: Engine) -> APIRouter:
             truncate=request.truncate,
             direction=request.truncation_direction.lower(),
             job=job,
+            language=request.language,
         )
         found = vectors(encoded.rows) if request.format == "indices" else named(encoded.rows, engine.names)
         answer = {

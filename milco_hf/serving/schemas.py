@@ -54,6 +54,14 @@ Truncate = Annotated[
     bool | None,
     Field(description="Cut texts that are too long. Null: as the server was started (`--auto-truncate`)."),
 ]
+Language = Annotated[
+    str | None,
+    Field(
+        max_length=100,
+        description="What the texts are in, for encoders with language adapters (X-MOD), such as `de`; null is the "
+        "model's default. Other encoders read all languages alike and refuse a name.",
+    ),
+]
 _HOW = {"type": "string", "example": "mass:0.9"}
 Prune = Annotated[
     Any,
@@ -87,6 +95,7 @@ class EmbedSparseRequest(BaseModel):
         description='A key of the checkpoint\'s `prompts`. "query" encodes as `/embed_query` does; anything else, and '
         "none, as `/embed_document`, with that prompt.",
     )
+    language: Language = None
 
 
 class EmbedRequest(Strict):
@@ -95,6 +104,7 @@ class EmbedRequest(Strict):
     inputs: Inputs
     truncate: Truncate = None
     truncation_direction: Direction = "Right"
+    language: Language = None
     prune: Prune = Field(None, description="Another pruning than the server's.")
     format: Literal["indices", "terms"] = Field(
         "indices", description="Dimensions and weights for a search engine, or weighted names for people."
@@ -106,6 +116,7 @@ class SearchRequest(Strict):
 
     query: str = Field(examples=["Who wrote this book?"])
     k: int = Field(10, ge=1, description="How many documents.")
+    query_language: Language = None
     language: str | None = Field(None, description="Only documents of this language.")
     filter: dict[str, Any] | None = Field(None, description="Only documents with this metadata.")
     truncate: Truncate = None
@@ -122,6 +133,8 @@ class ExplainRequest(Strict):
     passage: tuple[int, int] | None = Field(
         None, description="Where a passage begins and ends in the text of `id`, as a hit of `/search` names it."
     )
+    query_language: Language = None
+    document_language: Language = None
     prune: Prune = Field(None, description="Another pruning of the query than the server's.")
     format: Literal["json", "html"] = Field("json", description="`html` gives one self-contained page.")
 

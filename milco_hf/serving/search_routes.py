@@ -48,7 +48,13 @@ def search_routes(engine: Engine, searcher: Searcher, lane: Lane) -> APIRouter:
             )
         job = engine.kinds["query"].job
         how = job.prune if request.prune is None else parsed_prune(request.prune)
-        encoded = await engine.encode([request.query], "query", truncate=request.truncate, job=replace(job, prune={}))
+        encoded = await engine.encode(
+            [request.query],
+            "query",
+            truncate=request.truncate,
+            job=replace(job, prune={}),
+            language=request.query_language,
+        )
         matrix = encoded.matrix(engine.width)
         kept = engine.pruned(matrix, how)
         hits = await lane.run(searcher.search, kept, request.k, request.language, request.filter)
@@ -56,7 +62,8 @@ def search_routes(engine: Engine, searcher: Searcher, lane: Lane) -> APIRouter:
         if request.terms and found:
             query = (kept.indices, kept.data)
             names = engine.names(kept.indices)
-            for hit, row in zip(found, await engine.document_rows(list(map(read_text, hits)))):
+            rows = await engine.document_rows(list(map(read_text, hits)), [hit.language for hit in hits])
+            for hit, row in zip(found, rows):
                 hit["terms"] = matched_terms(query, row, names, request.terms)
         answer = {"hits": found, "query": {"dimensions": int(matrix.nnz), "searched": int(kept.nnz)}}
         return json_response(answer, headers=measured(encoded, [request.query]))
@@ -75,7 +82,7 @@ def explain_routes(engine: Engine, searcher: Searcher | None, lane: Lane) -> API
     router = APIRouter(tags=["search"], responses={**ERRORS, **NOT_FOUND})
     limits = engine.settings.limits
 
-    def explanation(query: str, document: str, prune: Mapping[str, Pruning]) -> Any:
+    def explanation(query: str, document: str, prune: Mapping[str, Pruning], languages: tuple[Any, Any]) -> Any:
         from milco_hf.explanation import explain
 
         kinds = engine.kinds
@@ -89,6 +96,8 @@ def explain_routes(engine: Engine, searcher: Searcher | None, lane: Lane) -> API
             document_length=kinds["document"].max_length,
             views=kinds["document"].job.views,
             dtype=kinds["document"].job.dtype,
+            query_language=languages[0],
+            document_language=languages[1],
         )
 
     @router.post("/explain", response_model=dict[str, Any], operation_id="explain")
@@ -96,17 +105,21 @@ def explain_routes(engine: Engine, searcher: Searcher | None, lane: Lane) -> API
         """Why a document matches a query: every shared dimension, what it adds, and the tokens that raised it."""
         if (request.document is None) == (request.id is None):
             raise Refused(422, VALIDATION, "Give either `document` or `id`.")
-        document = request.document
+        document, language = request.document, request.document_language
         if document is None:
             if searcher is None:
                 raise Refused(422, VALIDATION, "No index is served: give the text as `document`, not an `id`.")
             check_unicode(request.id, "`id`")
-            document = await lane.run(searcher.text, request.id, request.passage)
+            document, own = await lane.run(searcher.text, request.id, request.passage)
+            language = language or [own]
         check_size([request.query, document], limits)
         check_unicode(request.query, "`query`")
         check_unicode(document, "`document`")
+        languages = (request.query_language, language)
+        for asked in languages:
+            engine.adapters(asked, 1)  # refused before it waits
         prune = engine.kinds["query"].job.prune if request.prune is None else parsed_prune(request.prune)
-        found = await lane.run(explanation, request.query, document, prune)
+        found = await lane.run(explanation, request.query, document, prune, languages)
         if request.format == "html":
             return Response(
                 await lane.run(found.to_html),

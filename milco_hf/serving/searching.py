@@ -46,8 +46,8 @@ class Searcher:
             raise Refused(422, VALIDATION, str(error)) from error
         return hits
 
-    def text(self, name: str, passage: tuple[int, int] | None = None) -> str:
-        """What the model reads of a document, or of a passage of it.
+    def text(self, name: str, passage: tuple[int, int] | None = None) -> tuple[str, str | None]:
+        """What the model reads of a document, or of a passage of it, and in which language.
 
         Raises:
             Refused: The index has no such document (404).
@@ -56,7 +56,7 @@ class Searcher:
             (document,) = self.index.documents([name])
         except KeyError:
             raise Refused(404, NOT_FOUND, f"The index has no document {name!r}.") from None
-        return document.encoded_text(*(passage or ()))
+        return document.encoded_text(*(passage or ())), document.language
 
 
 def read_text(hit: Hit) -> str:

@@ -72,6 +72,15 @@ class Encoder(Protocol):
     rows_per_shard: ClassVar[int]
     matched_only: ClassVar[bool]
 
+    def routed(self, language: str | None) -> Encoder:
+        """The encoder of texts in a language (None and "und": nobody said).
+
+        Models with language adapters give one with a fingerprint of its own for each adapter, others themselves.
+
+        Raises:
+            ValueError: The model has no adapter for the language; the message lists those that it has.
+        """
+
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """Vectors of documents, in the order of the texts."""
 
@@ -141,9 +150,9 @@ class VectorIndex:
         self._active: dict[int, tuple[int | None, int]] = {}
         self._query_statistics: dict[str, float] = {}
 
-    def search(self, queries: Sequence[str], k: int) -> Ranking:
-        """See `Index.search`."""
-        vectors = self.encoder.prepare_queries(self.cache.queries(self.encoder, queries))
+    def search(self, queries: Sequence[str], k: int, language: str | None = None) -> Ranking:
+        """See `Index.search`; `language` is the queries', for models with language adapters."""
+        vectors = self.encoder.prepare_queries(self.cache.queries(self.encoder, queries, language))
         self._query_statistics = self.encoder.query_statistics(vectors)
         best = Best(len(queries), k, self.encoder.matched_only)
         blocks = [(start, vectors.take(slice(start, start + _QUERIES))) for start in range(0, len(queries), _QUERIES)]

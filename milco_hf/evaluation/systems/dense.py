@@ -42,6 +42,10 @@ class _ModelEncoder:
             "similarity": model.similarity_fn_name,
         }
 
+    def routed(self, language: str | None) -> _ModelEncoder:
+        """See `Encoder`: sentence-transformers passes no language to these models, so all are read alike."""
+        return self
+
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """See `Encoder`."""
         return self._encode(self.model.encode_document, texts)

@@ -28,20 +28,22 @@ _NAMED = re.compile(r"(?P<name>[\w.@+:-]+)=(?P<spec>.+)")
 _SPARSE_ONLY = ("view", "prune", "prune_queries")
 
 
-def open_systems(specs: Iterable[Any], **options: Any) -> list[System]:
+def open_systems(specs: Iterable[Any], revision: str | None = None, **options: Any) -> list[System]:
     """Every system, with names that tell them apart.
 
     Args:
         specs: See `open_system`.
+        revision: Branch, tag or commit of the one system that is given by its Hub id.
         **options: See `open_system`.
 
     Raises:
-        ValueError: There are none, two have the same name, or options of sparse models find no sparse model.
+        ValueError: There are none, two have the same name, options of sparse models find no sparse model, or a revision
+            finds no Hub id, or several.
     """
     specs = list(specs)
     if not specs:
         raise ValueError("Name at least one model, or bm25.")
-    systems = [open_system(spec, **options) for spec in specs]
+    systems = [open_system(spec, revision=each, **options) for spec, each in zip(specs, revisions(specs, revision))]
     asked = [name for name in _SPARSE_ONLY if options.get(name) not in (None, "both")]
     if asked and not any(system.kind == "sparse" for system in systems):
         raise ValueError(f"{', '.join(asked)}: for sparse models alone, and none of the systems is one.")
@@ -65,6 +67,7 @@ def open_system(
     dtype: str | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
+    revision: str | None = None,
     **sparse_options: Any,
 ) -> System:
     """One system.
@@ -78,16 +81,18 @@ def open_system(
         dtype: Of the weights, such as "bfloat16"; None for what they are stored in.
         device: Such as "cuda"; None for the best there is.
         trust_remote_code: Run code that comes with a model.
+        revision: Branch, tag or commit of a model that is given by its Hub id.
         **sparse_options: `view`, `prune`, `prune_queries` of `SparseSystemEncoder`; other models do without.
 
     Raises:
-        ValueError: It is none of these, or an option is unknown.
+        ValueError: It is none of these, an option is unknown, or a revision is asked of what is no Hub id.
         FileNotFoundError: There is no such model.
     """
     sparse_options = {name: value for name, value in sparse_options.items() if value not in (None, "both")}
     unknown = set(sparse_options) - set(_SPARSE_ONLY)
     if unknown:
         raise ValueError(f"There is no option {', '.join(sorted(unknown))}.")
+    (revision,) = revisions([spec], revision)
     if not isinstance(spec, str | Path | SparseEncoder | SentenceTransformer | MultiVectorEncoder):
         if hasattr(spec, "index") and hasattr(spec, "fingerprint"):
             return spec
@@ -98,7 +103,7 @@ def open_system(
         name, place = named(str(spec))
         if place == BM25:
             return Bm25System(name)
-        model = open_model(place, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        model = open_model(place, dtype=dtype, device=device, trust_remote_code=trust_remote_code, revision=revision)
     else:
         name, model = getattr(spec.model_card_data, "model_name", None) or type(spec).__name__, spec
         name = _short(name)
@@ -109,10 +114,53 @@ def open_system(
     return VectorSystem(encoder(model, name, **options))
 
 
+def revisions(specs: Iterable[Any], revision: str | None) -> list[str | None]:
+    """Of each system the revision: None but of the one that is given by its Hub id.
+
+    Args:
+        specs: See `open_system`.
+        revision: Branch, tag or commit, or None.
+
+    Raises:
+        ValueError: There is a revision, and none of the systems is given by its Hub id, or several are.
+    """
+    specs = list(specs)
+    if revision is None:
+        return [None] * len(specs)
+    on_hub = [_given_by_hub_id(spec) for spec in specs]
+    if sum(on_hub) != 1:
+        ids = ", ".join(str(spec) for spec, there in zip(specs, on_hub) if there)
+        raise ValueError(
+            f"revision={revision!r} goes with one model that is given by its Hub id, and "
+            + (f"here are several: {ids}. Evaluate each by itself." if ids else "none is: leave it away.")
+        )
+    return [revision if there else None for there in on_hub]
+
+
+def _given_by_hub_id(spec: Any) -> bool:
+    """Whether a system is neither bundled nor a folder nor bm25 nor open already."""
+    if not isinstance(spec, str | Path):
+        return False
+    _, place = named(str(spec))
+    return place != BM25 and place not in bundled_checkpoints() and not Path(place).expanduser().is_dir()
+
+
 def open_model(
-    place: str, *, dtype: str | None = None, device: str | None = None, trust_remote_code: bool = False
+    place: str,
+    *,
+    dtype: str | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> SparseEncoder | SentenceTransformer | MultiVectorEncoder:
     """A model of sentence-transformers, of the class that its own configuration names.
+
+    Args:
+        place: A bundled checkpoint's name, a folder or a Hub id.
+        dtype: See `open_system`.
+        device: See `open_system`.
+        trust_remote_code: See `open_system`.
+        revision: Of a Hub id.
 
     Raises:
         ValueError: The configuration names another class (a CrossEncoder cannot search).
@@ -133,13 +181,14 @@ def open_model(
         raise FileNotFoundError(f"There is no model {place!r}: no such folder.")
     else:
         try:
-            options["local_files_only"] = not on_hub(place)
+            options["local_files_only"] = not on_hub(place, revision=revision)
         except NotOnHub as error:
             raise _no_model(place, str(error)) from error
+        options |= {} if revision is None else {"revision": revision}
     options["trust_remote_code"] = trust_remote_code
     try:
         local = options.get("local_files_only", False)
-        path = load_file_path(place, "config_sentence_transformers.json", local_files_only=local)
+        path = load_file_path(place, "config_sentence_transformers.json", revision=revision, local_files_only=local)
         stated = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
         kind = stated.get("model_type", "SentenceTransformer")
         if kind not in _CLASSES:
@@ -173,4 +222,4 @@ def _short(spec: str) -> str:
     return re.sub(r"[^\w.@+:-]", "-", last)
 
 
-__all__ = ["BM25", "named", "open_model", "open_system", "open_systems"]
+__all__ = ["BM25", "named", "open_model", "open_system", "open_systems", "revisions"]

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from scipy import sparse
 from sentence_transformers import SparseEncoder
+from sentence_transformers.base import BaseModel
 from torch import Tensor
 
 from milco_hf.evaluation.systems.base import Prepared
 from milco_hf.evaluation.systems.encoding import in_batches, set_lengths
 from milco_hf.evaluation.systems.fingerprint import model_fingerprint
 from milco_hf.evaluation.vectors import SparseVectors
+from milco_hf.modeling import MilcoConfig
 from milco_hf.pruning import VIEWS, Prune, default_pruning, parse, unpruned
 from milco_hf.pruning import prune as pruned
 
 
 class SparseSystemEncoder:
-    """A `SparseEncoder`.
+    """A `SparseEncoder`. A MILCO whose encoder has language adapters (X-MOD) is `routed` to that of a text's language.
 
     Vectors are cached whole; views and pruning are applied when they are searched, so trying others costs no encoding.
 
@@ -62,6 +66,7 @@ class SparseSystemEncoder:
         self.batch_size = batch_size
         self.view = view
         self.columns = _columns(model, view)
+        self.adapter: str | None = None
         # what `max_active_dims` leaves out, the vectors that are cached do not hold either
         own = {kind: default_pruning(model, kind, max_active_dims=False) for kind in ("document", "query")}
         self.prune: Prune = own["document"] if prune is None else parse(prune)
@@ -76,7 +81,18 @@ class SparseSystemEncoder:
             "view": view,
             "prune": shown(self.prune),
             "prune_queries": shown(self.prune_queries),
+            **({"language": "each collection's"} if adapter_config(model) else {}),
         }
+
+    def routed(self, language: str | None) -> SparseSystemEncoder:
+        """See `Encoder`."""
+        config = adapter_config(self.model)
+        if config is None:
+            return self
+        found = copy.copy(self)
+        found.adapter = config.languages[config.adapter_ids([language])[0]]
+        found.fingerprint = hashlib.blake2b(f"{self.fingerprint} {found.adapter}".encode(), digest_size=32).hexdigest()
+        return found
 
     def encode_documents(self, texts: Sequence[str]) -> SparseVectors:
         """See `Encoder`."""
@@ -106,6 +122,8 @@ class SparseSystemEncoder:
         return {"query_dimensions": vectors.matrix.nnz / max(1, len(vectors))}
 
     def _encode(self, encode: Any, texts: Sequence[str]) -> SparseVectors:
+        language = {} if self.adapter is None else {"language": self.adapter}
+
         def batch(block: list[str]) -> SparseVectors:
             tensor = encode(
                 block,
@@ -113,6 +131,7 @@ class SparseSystemEncoder:
                 convert_to_sparse_tensor=True,
                 save_to_cpu=True,
                 show_progress_bar=False,
+                **language,
             )
             return SparseVectors(to_csr(tensor))
 
@@ -145,6 +164,12 @@ def to_csr(tensor: Tensor) -> sparse.csr_array:
     return sparse.csr_array((values, (rows, columns)), shape=tuple(tensor.shape))
 
 
+def adapter_config(model: BaseModel) -> MilcoConfig | None:
+    """The configuration of a MILCO whose encoder has language adapters; None of other models."""
+    config = getattr(model.transformers_model, "config", None)
+    return config if isinstance(config, MilcoConfig) and config.languages else None
+
+
 def _columns(model: SparseEncoder, view: str) -> slice | None:
     if view not in VIEWS:
         raise ValueError(f"view has to be one of {', '.join(VIEWS)}, got {view!r}.")
@@ -170,4 +195,4 @@ def shown(prune: Prune) -> str | None:
     return " ".join(f"{view}={form}" for view, form in sorted(forms.items())) or None
 
 
-__all__ = ["SparseSystemEncoder", "to_csr"]
+__all__ = ["SparseSystemEncoder", "adapter_config", "to_csr"]
