@@ -8,6 +8,7 @@ import torch
 import helpers_language as h
 import helpers_sct as s
 import tiny
+from milco_hf.training.retrieval import run
 from milco_hf.training.retrieval.candidates import CandidateDataset
 from milco_hf.training.retrieval.collator import CandidateCollator
 from milco_hf.training.retrieval.loading import load_rows
@@ -40,6 +41,25 @@ def checkpoint(folder):
     model.save_pretrained(folder)
     model.tokenizer.save_pretrained(folder)
     return folder
+
+
+def test_languages_that_cannot_be_read_are_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        run, "SctTrainer", lambda **_: pytest.fail("training begins, and would end at the first such row")
+    )
+    start = checkpoint(tmp_path / "start")
+    rows = s.rows()
+    for place, language in (("language", "sw"), ("query_language", "sw"), ("language", "und")):
+        data = s.write(tmp_path / "rows.jsonl", [*rows, {**rows[0], place: language}])
+        message = "language is not known" if language == "und" else "'sw' is not among the encoder's adapters"
+        with pytest.raises(ValueError, match=message):
+            s.train(start, data, tmp_path / "out", "--data_cache", str(tmp_path / f"cache {place} {language}"))
+    pairs = tmp_path / "en-sw.tsv"
+    pairs.write_text("old city\tmji wa kale\n" * 4)
+    data = s.write(tmp_path / "rows.jsonl", rows)
+    parallel = ("--parallel_data", str(pairs), "--alignment_weight", "1")
+    with pytest.raises(ValueError, match="'sw' is not among the encoder's adapters"):
+        s.train(start, data, tmp_path / "out", *parallel, "--data_cache", str(tmp_path / "cache"))
 
 
 @pytest.mark.slow

@@ -331,6 +331,7 @@ def test_stratified_sampling_covers_the_range():
     chosen = sample_negatives(SCORES, 5, "stratified")
     assert SCORES[chosen].tolist() == [10.0, 9.0, 5.1, 4.0, 0.0]  # aims at 10, 7.5, 5, 2.5, 0
     assert SCORES[sample_negatives(SCORES, 1, "stratified")].tolist() == [10.0]
+    assert not len(sample_negatives(SCORES, 0, "stratified"))
     crowded = np.array([1.0, 1.0, 1.0, 0.0])
     assert crowded[sample_negatives(crowded, 3, "stratified")].tolist() == [1.0, 1.0, 0.0]
 
@@ -404,6 +405,12 @@ def test_corpus_negatives_are_of_the_language_and_never_positives(tmp_path):
         assert len(item["passages"]) == len(set(item["passages"])) == 7
         assert {languages[text] for text in item["passages"]} == {record["language"]}
         assert np.isnan(item["scores"][2:]).all()
+    # questions in another language take passages of their own passages' language
+    crossed = load(s.write(tmp_path / "crossed.jsonl", [*s.rows(), *s.bridged()]), whole=True)
+    candidates = CandidateDataset(crossed, negatives=1, corpus_negatives=5)
+    for row in range(len(s.rows()), len(crossed)):
+        assert candidates.bridged[row]
+        assert {languages[text] for text in candidates[row]["passages"]} == {"en"}
     with pytest.raises(ValueError, match="corpus_negatives: 15, but the corpus has 15 passages in '(en|de)'"):
         CandidateDataset(data, corpus_negatives=15)
 

@@ -233,6 +233,11 @@ def test_what_cannot_work(places, tmp_path):
         s.train(model, data, tmp_path, *BOTH, "--parallel_data", str(pairs.parent / "nowhere.tsv"))
 
 
+def test_sources_that_are_left_out_are_left_out_of_parallel_text_too(places, tmp_path):
+    with pytest.raises(ValueError, match="No pairs are left of .*excluded sources"):
+        train(places, tmp_path, *BOTH, "--exclude_sources", "made-up")
+
+
 def test_lengths_of_parallel_texts_are_cut(places, tmp_path):
     trainer = train(places, tmp_path, *BOTH, "--parallel_length", "3", "--max_steps", "1")
     trainer.sampler.set_epoch(0)

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from milco_hf.modeling import MilcoConfig
+from milco_hf.training.data.files import UNKNOWN_LANGUAGE
+
 
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int, pad_to_multiple_of: int | None = None
@@ -32,9 +35,13 @@ def tokenize(
 
 
 # `MilcoConfig.adapter_ids`: numbers of the language adapters (X-MOD) for texts of some languages; None where the
-# encoder has none. Texts whose language nobody said are for the default one.
+# encoder has none.
 AdapterIds = Callable[[Sequence[str | None]], list[int] | None]
 ENGLISH = "en"
+_UNKNOWN = (
+    "Some texts' language is not known, and this encoder reads each text with its language's adapter. Name it in the "
+    "recipe: {path: …, language: sw}."
+)
 
 
 def language_ids(
@@ -44,14 +51,33 @@ def language_ids(
 
     Args:
         adapters: the student's `config.adapter_ids`; None, too, for encoders that read all languages alike.
-        languages: each text's, B of them.
+        languages: each text's, B of them; None is the default one.
         name: what the batch calls it.
 
     Raises:
-        ValueError: the encoder has no adapter for one of them.
+        ValueError: the encoder has adapters, but none for one of them, or nobody said what the language is.
     """
     numbers = None if adapters is None else adapters(languages)
-    return {} if numbers is None else {name: torch.tensor(numbers)}
+    if numbers is None:
+        return {}
+    if UNKNOWN_LANGUAGE in languages:  # the default adapter would learn another language, without a word
+        raise ValueError(_UNKNOWN)
+    return {name: torch.tensor(numbers)}
+
+
+def check_languages(config: MilcoConfig, languages: Sequence[str]) -> None:
+    """Refuse texts that an encoder with language adapters cannot read, before it meets them.
+
+    Args:
+        config: the student's.
+        languages: those of the texts.
+
+    Raises:
+        ValueError: it has no adapter for a language, or nobody said what the language is.
+    """
+    if config.languages and UNKNOWN_LANGUAGE in languages:
+        raise ValueError(_UNKNOWN)
+    config.adapter_ids(languages)
 
 
 class PairCollator:

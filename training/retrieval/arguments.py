@@ -73,7 +73,9 @@ class SctDataArguments:
     languages: list[str] = field(default_factory=list, metadata={"help": "Only these languages; all where empty."})
     exclude_sources: list[str] = field(
         default_factory=list,
-        metadata={"help": "Values of the rows' `source` to leave out of training; value:language only there."},
+        metadata={
+            "help": "Values of rows' and parallel texts' `source` to leave out of training; value:language only there."
+        },
     )
     passage_titles: bool = field(
         default=False, metadata={"help": "Put a corpus passage's title, where it has one, before its text."}
@@ -109,7 +111,8 @@ class SctDataArguments:
     corpus_negatives: int = field(
         default=0,
         metadata={
-            "help": "Further negatives, at random from all passages of the question's language; only InfoNCE sees them."
+            "help": "Further negatives, at random from all in the language of the question's passages; only InfoNCE "
+            "sees them."
         },
     )
     false_negative_threshold: float | None = field(

@@ -24,7 +24,8 @@ class CandidateDataset(Dataset):
         data: the rows.
         negatives: negatives an item has, of the row's own.
         method: how they are chosen, see `sample_negatives`.
-        corpus_negatives: further ones, at random from all passages of the row's language; no teacher scored them.
+        corpus_negatives: further ones, at random from all passages of the language of the row's passages; no teacher
+            scored them.
         seed: seeds every draw.
 
     Raises:
@@ -44,7 +45,7 @@ class CandidateDataset(Dataset):
                 raise ValueError(f"{name} must not be negative, got {value}.")
         self.data, self.negatives, self.method = data, negatives, method
         self.corpus_negatives, self.seed = corpus_negatives, seed
-        self.languages, names = data.codes("language")
+        self.languages, names = data.codes("passage_language")
         self.bridged = data.bridged
         self.languages_of = [data.codes(f"{side}_language") for side in ("query", "passage")]
         self.pools: list[np.ndarray] = []

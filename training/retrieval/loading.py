@@ -156,7 +156,8 @@ class _Reader:
 
     def _texts_of(self, row: Row) -> tuple[list[int], list[int]]:
         return tuple(
-            [self.passages.number(text, row.language) for text in side] for side in (row.positives, row.negatives)
+            [self.passages.number(text, row.passage_language) for text in side]
+            for side in (row.positives, row.negatives)
         )  # type: ignore[return-value]
 
     def _add_named(self, rows: list[Row], source: RetrievalSource, origin: int) -> None:

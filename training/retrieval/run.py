@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from milco_hf.modeling import MilcoConfig, MilcoForSparseEncoding
+from milco_hf.training.collator import ENGLISH, check_languages
 from milco_hf.training.data.lengths import pair_lengths
 from milco_hf.training.data.mixing import PairMixture
 from milco_hf.training.data.pairs import PairDataset, load_pairs
@@ -71,6 +72,11 @@ def run_sct(model_args: SctModelArguments, data_args: SctDataArguments, args: Sc
         dev = dev_rows(data_args, args)
         sampler = row_sampler(data, data_args, args, tokenizer, document_length)
         parallel = parallel_text(data_args, args, tokenizer, parallel_length)
+    for rows in (data, dev):
+        if rows is not None:
+            check_languages(model.config, [*rows.codes("query_language")[1], *rows.codes("passage_language")[1]])
+    if parallel is not None:
+        check_languages(model.config, [ENGLISH, *parallel[0].codes("language")[1]])
     train_dataset: Dataset = CandidateDataset(
         data, data_args.negatives, data_args.negative_sampling, data_args.corpus_negatives, data_seed(args)
     )
@@ -186,7 +192,7 @@ def parallel_text(
         return None
     specs = [SourceSpec.parse(entry) for entry in data_args.parallel_data]
     cache, seed = data_cache(data_args.data_cache, args), data_seed(args)
-    pairs = load_pairs(specs, languages=data_args.languages, cache_dir=cache)
+    pairs = load_pairs(specs, data_args.exclude_sources, data_args.languages, cache)
     size = data_args.parallel_batch_size or args.train_batch_size
     step = size * args.gradient_accumulation_steps * args.world_size
     if len(pairs) < step:

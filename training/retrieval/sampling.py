@@ -52,7 +52,7 @@ def sample_negatives(
 
 def _spread(descending: np.ndarray, number: int) -> list[int]:
     """Places of the scores nearest to evenly spaced ones, none twice."""
-    aims = np.linspace(descending[0], descending[-1], number) if number > 1 else descending[:1]
+    aims = np.linspace(descending[0], descending[-1], number) if number != 1 else descending[:1]
     free = np.ones(len(descending), dtype=bool)
     chosen = []
     for aim in aims:
