@@ -14,7 +14,7 @@ import copy
 import torch
 from toy_retrieval import fresh, quality, train
 
-from milco_hf.head_scale import head_norms
+from milco_hf.head_scale import head_norms, rescale_factor
 from milco_hf.modeling import MilcoForSparseEncoding
 
 
@@ -32,7 +32,6 @@ def main(arguments: list[str] | None = None) -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for seed in options.seeds:
         plain = fresh(seed)
-        reference = head_norms(plain)
         heads = [("as it is", 1.0, False)]
         for scale in options.scale:
             heads += [(f"× {scale:g}", scale, False), (f"× {scale:g}, rescaled", scale, True)]
@@ -40,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
             model = copy.deepcopy(plain)
             _multiply(model, scale)
             norms = head_norms(model)
-            factor = min(1.0, reference.logit_scale / norms.logit_scale) if rescale else 1.0  # "auto"
+            factor = rescale_factor("auto", norms, plain) if rescale else 1.0
             _multiply(model, factor)
             train(model, options.steps, options.learning_rate, options.sparsity)
             found = quality(model)

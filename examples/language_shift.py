@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import logging
 import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -43,10 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     groups = list(load_groups(options.data, options.languages))
-    wanted = {collection.language for group in groups for collection in group}
+    wanted = {collection.document_language for group in groups for collection in group} - {"en"}
     system = open_system(options.model)
+    if system.kind not in ("sparse", "dense"):
+        parser.error(f"{options.model} is {system.kind}; a language shift is for sparse and dense models")
     shift = LanguageShift.estimate(system.encoder.model, pairs_of(options.pairs, wanted, options.count, options.seed))
-    if without := sorted(wanted - set(shift.languages) - {shift.reference}):
+    if without := sorted(wanted - set(shift.languages)):
         logging.warning("There are no pairs of %s: their documents stay as they are.", ", ".join(without))
     if options.output:
         shift.save(options.output / "shift")
@@ -76,17 +79,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def pairs_of(paths: Sequence[str], languages: set[str], count: int, seed: int) -> dict[str, list[tuple[str, str]]]:
-    """By language, (text in it, its translation into English), at most `count` of each."""
+    """By language, (text in it, its translation into English), at most `count` of each.
+
+    They are chosen while the files go by, all alike, so no more than these are ever held.
+
+    Raises:
+        ValueError: There are none, or `count` is below 1.
+    """
+    if count < 1:
+        raise ValueError(f"--count has to be at least 1, got {count}.")
     found: dict[str, list[tuple[str, str]]] = {}
+    seen: Counter[str] = Counter()
+    chooser = random.Random(seed)
     for path in paths:
         for file in find_files(path):
             for pair in read_pairs(file):
-                if pair.language in languages:
-                    found.setdefault(pair.language, []).append((pair.other, pair.english))
+                if pair.language not in languages:
+                    continue
+                seen[pair.language] += 1
+                kept = found.setdefault(pair.language, [])
+                if len(kept) < count:
+                    kept.append((pair.other, pair.english))
+                elif (place := chooser.randrange(seen[pair.language])) < count:
+                    kept[place] = (pair.other, pair.english)
     if not found:
         raise ValueError(f"{', '.join(paths)} hold no pairs of {', '.join(sorted(languages))}.")
-    chooser = random.Random(seed)
-    return {language: chooser.sample(rows, min(count, len(rows))) for language, rows in sorted(found.items())}
+    return dict(sorted(found.items()))
 
 
 if __name__ == "__main__":

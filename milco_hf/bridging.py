@@ -6,6 +6,7 @@ starts as a sparse weighted sum of the old tokens that a multilingual dense enco
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,24 @@ from torch import Tensor
 
 NEIGHBOURS = 10
 ALPHA = 2.0
-_ELEMENTS = 2**24  # similarities at a time
+_ELEMENTS = 2**24  # similarities, and numbers of neighbours' rows, at a time
 _STEPS = 60  # halvings of the interval that holds the threshold: past the precision of fp64
+
+
+def check_weighing(neighbours: int, alpha: float) -> None:
+    """Refuses what no combination can be made of.
+
+    Args:
+        neighbours: k of `combine`.
+        alpha: α of `entmax`.
+
+    Raises:
+        ValueError: `neighbours` is below 1, or `alpha` below 1 or not finite.
+    """
+    if neighbours < 1:
+        raise ValueError(f"bridge_neighbours has to be at least 1, got {neighbours}.")
+    if not 1 <= alpha < math.inf:
+        raise ValueError(f"bridge_alpha has to be at least 1 (softmax) and finite, got {alpha}.")
 
 
 def entmax(scores: Tensor, alpha: float = ALPHA) -> Tensor:
@@ -31,11 +48,14 @@ def entmax(scores: Tensor, alpha: float = ALPHA) -> Tensor:
         scores: [..., k].
         alpha: At least 1.
 
+    Returns:
+        The weights, [..., k] in fp64.
+
     Raises:
-        ValueError: `alpha` is below 1.
+        ValueError: `alpha` is below 1 or not finite.
     """
-    if not alpha >= 1:
-        raise ValueError(f"alpha has to be at least 1 (softmax), got {alpha}.")
+    if not 1 <= alpha < math.inf:
+        raise ValueError(f"alpha has to be at least 1 (softmax) and finite, got {alpha}.")
     scores = scores.double()
     if alpha == 1:
         return scores.softmax(dim=-1)
@@ -58,7 +78,7 @@ def combine(
     Args:
         wanted: The bridge's vectors of the wanted tokens, [N, d].
         known: Of the known tokens, [M, d].
-        rows: Rows of the known tokens, [M, width].
+        rows: Rows of the known tokens, [M, width]. Beside the result, some 2²⁴ numbers are held at a time.
         neighbours: k; all known tokens where there are fewer.
         alpha: See `entmax`.
 
@@ -78,7 +98,7 @@ def combine(
     wanted, known = (torch.nn.functional.normalize(part.float(), dim=1) for part in (wanted, known))
     neighbours = min(neighbours, len(known))
     made, found, weights = [], [], []
-    for part in wanted.split(max(1, _ELEMENTS // len(known))):
+    for part in wanted.split(max(1, _ELEMENTS // max(len(known), neighbours * rows.shape[1]))):
         cosines, closest = (part @ known.T).topk(neighbours, dim=1)
         share = entmax(cosines, alpha).float()
         made.append(torch.einsum("nk,nkw->nw", share, rows[closest].float()))
@@ -99,6 +119,7 @@ class Bridge:
 
     Raises:
         ValueError: `neighbours` or `alpha` cannot be.
+        FileNotFoundError: There is no such model.
     """
 
     def __init__(
@@ -109,14 +130,17 @@ class Bridge:
         batch_size: int = 256,
         progress: bool = False,
     ) -> None:
-        if neighbours < 1:
-            raise ValueError(f"bridge_neighbours has to be at least 1, got {neighbours}.")
-        if not alpha >= 1:
-            raise ValueError(f"bridge_alpha has to be at least 1 (softmax), got {alpha}.")
+        check_weighing(neighbours, alpha)
         if isinstance(model, (str, Path)):
             from sentence_transformers import SentenceTransformer
 
-            model = SentenceTransformer(str(model))
+            try:
+                model = SentenceTransformer(str(model))
+            except OSError as error:
+                raise FileNotFoundError(
+                    f"The bridge {str(model)!r} (--bridge) cannot be read: {str(error).splitlines()[0]} Give the path "
+                    "or Hub id of a sentence-transformers model."
+                ) from error
         self.model = model
         self.neighbours = neighbours
         self.alpha = alpha
@@ -124,13 +148,21 @@ class Bridge:
         self.progress = progress
 
     def vectors(self, texts: Sequence[str]) -> Tensor:
-        """Vectors of some texts, [N, d]; each distinct text is read once."""
+        """Vectors of some texts, [N, d] in fp32; each distinct text is read once.
+
+        Raises:
+            ValueError: The model gives numbers that are not finite; the message names the text.
+        """
         distinct = list(dict.fromkeys(texts))
         found = self.model.encode(
             distinct, batch_size=self.batch_size, show_progress_bar=self.progress, convert_to_numpy=True
         )
+        found = np.asarray(found, dtype=np.float32)
+        if not np.isfinite(found).all():  # a row made of such a vector would be none, and would be saved
+            broken = distinct[int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])]
+            raise ValueError(f"The bridge's vector of {broken!r} has numbers that are not finite; try it in float32.")
         place = {text: number for number, text in enumerate(distinct)}
-        return torch.from_numpy(np.asarray(found, dtype=np.float32)[[place[text] for text in texts]])
+        return torch.from_numpy(found[[place[text] for text in texts]])
 
 
-__all__ = ["ALPHA", "NEIGHBOURS", "Bridge", "combine", "entmax"]
+__all__ = ["ALPHA", "NEIGHBOURS", "Bridge", "check_weighing", "combine", "entmax"]

@@ -93,7 +93,8 @@ def build(
         rescale_head: What the head's projection is multiplied by: a number, or "auto" for the one that brings a head
             that is too large down to the reference's scale (see `head_scale.rescale_factor`; arXiv 2606.18811). None
             leaves it as it is. The head's norms are logged either way.
-        rescale_reference: For "auto": path or Hub id of the model whose head is the measure, by default BERT's.
+        rescale_reference: For "auto", and refused without: path or Hub id of the model whose head is the measure, by
+            default BERT's.
         tokenizer: Path or Hub id of another tokenizer for the encoder (or the tokenizer): a new or a trimmed
             vocabulary. Tokens that the encoder knows keep their embeddings.
         pivot_tokenizer: The same for the English terms, such as the pivot's with words added to it. Whatever teaches
@@ -102,8 +103,8 @@ def build(
             tokens (see `new_vocabulary.started_rows`; arXiv 2605.26002).
         bridge: For "sembridge": path or Hub id of a multilingual sentence-transformers model (or one that is loaded)
             that says which tokens are close.
-        bridge_neighbours: From how many close tokens a new one is combined.
-        bridge_alpha: α of the entmax that weighs them: 1 is softmax, 2 sparsemax, more leaves fewer of them.
+        bridge_neighbours: For "sembridge": from how many close tokens a new one is combined.
+        bridge_alpha: Likewise: α of the entmax that weighs them: 1 is softmax, 2 sparsemax, more leaves fewer of them.
         seed: For the new weights: the same seed builds the same checkpoint.
         overwrite: Whether a checkpoint in the output folder may be replaced.
         **settings: Values for `MilcoConfig`: `echo`, `echo_source`, `echo_activation`, `echo_pooling`,
@@ -119,7 +120,7 @@ def build(
         ValueError: A setting's value cannot work, the encoder or the head is not complete, or the encoder's tokenizer
             cannot carry the English vocabulary.
         FileExistsError: The output folder is not empty, and `overwrite` is False.
-        FileNotFoundError: The encoder, the pivot or what "auto" or "sembridge" reads is not there.
+        FileNotFoundError: The encoder, the pivot, a tokenizer or what "auto" or "sembridge" reads is not there.
     """
     unknown = sorted(set(settings) - set(_SETTINGS))
     if unknown:
@@ -128,10 +129,15 @@ def build(
         raise ValueError(f"connector_init must be one of {list(CONNECTOR_INITS)}, got {connector_init!r}.")
     if rescale_head is not None:
         given_factor(rescale_head)
+    if rescale_head != "auto" and str(rescale_reference) != REFERENCE:
+        raise ValueError(
+            f'rescale_reference={str(rescale_reference)!r} (--rescale-reference) is what rescale_head="auto" '
+            "(--rescale-head auto) measures; give that too."
+        )
     vocabularies = NewVocabulary(
         tokenizer, pivot_tokenizer, init, bridge, bridge_neighbours, bridge_alpha, seed=seed, token=token
     )
-    folder = check_output(output, overwrite, encoder, pivot)
+    folder = check_output(output, overwrite, encoder, pivot, rescale_reference, *vocabularies.folders)
 
     encoder_files = CheckpointFiles(encoder, revision=encoder_revision, token=token)
     mlm_files = pivot_files(str(pivot), pivot_revision, token)

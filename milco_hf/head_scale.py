@@ -67,8 +67,8 @@ def head_norms(
     """Measures the MLM head of a checkpoint or a model.
 
     Args:
-        source: Path or Hub id of a masked language model, a SPLADE or a MILCO checkpoint; such a model loaded (also as
-            a `SparseEncoder`); or a head that `read_pivot_head` read.
+        source: Path or Hub id of a masked language model, a SPLADE or a MILCO checkpoint, or a bundled one's name; such
+            a model loaded (also as a `SparseEncoder`); or a head that `read_pivot_head` read.
         revision: Branch, tag or commit on the Hub.
         token: Access token for the Hub.
 
@@ -115,7 +115,7 @@ def given_factor(rescale: float | str) -> float | None:
 def rescale_factor(
     rescale: float | str,
     norms: HeadNorms,
-    reference: str | Path = REFERENCE,
+    reference: str | Path | nn.Module = REFERENCE,
     *,
     token: str | bool | None = None,
 ) -> float:
@@ -131,12 +131,13 @@ def rescale_factor(
     Args:
         rescale: "auto", or a number above zero.
         norms: Of the head.
-        reference: For "auto": path or Hub id of the model whose head is the measure, by default BERT's. It is read from
-            the Hub (or its cache), so without a network give the folder of one, or a number for `rescale`.
+        reference: For "auto": path or Hub id of the model whose head is the measure, or that model; by default BERT's.
+            It is read from the Hub (or its cache), so without a network give the folder of one, or a number for
+            `rescale`.
         token: Access token for the Hub.
 
     Raises:
-        ValueError: `rescale` is neither, or the head has no scale.
+        ValueError: `rescale` is neither, or the head or the reference's has no scale (0, or not finite).
         FileNotFoundError: The reference cannot be read.
     """
     if (given := given_factor(rescale)) is not None:
@@ -145,12 +146,15 @@ def rescale_factor(
         raise ValueError(f"The head's logit scale is {norms.logit_scale}, so there is no factor for it.")
     try:
         wanted = head_norms(reference, token=token)
-    except FileNotFoundError as error:
+    except OSError as error:
         raise FileNotFoundError(
             f'rescale_head="auto" measures the head of {reference!r}, which cannot be read: {error} Give another '
             "rescale_reference (--rescale-reference), such as a folder with a BERT, or a number for rescale_head."
         ) from error
-    logger.info("Reference head of %s: %s", reference, wanted)
+    name = type(reference).__name__ if isinstance(reference, nn.Module) else reference
+    logger.info("Reference head of %s: %s", name, wanted)
+    if not (wanted.logit_scale > 0 and math.isfinite(wanted.logit_scale)):
+        raise ValueError(f"The reference {name} has a head of logit scale {wanted.logit_scale}; give another one.")
     return min(1.0, wanted.logit_scale / norms.logit_scale)
 
 
@@ -173,7 +177,7 @@ def rescaled_head(head: PivotHead, factor: float) -> PivotHead:
 
 @torch.no_grad()
 def rescale_mlm_head(
-    model: PreTrainedModel | nn.Module, rescale: float | str = "auto", reference: str | Path = REFERENCE
+    model: PreTrainedModel | nn.Module, rescale: float | str = "auto", reference: str | Path | nn.Module = REFERENCE
 ) -> float:
     """Multiplies the projection of a masked language model's head in place, before it is trained as a SPLADE.
 
@@ -191,11 +195,18 @@ def rescale_mlm_head(
 
     Raises:
         ValueError: The model's class is not known, or `rescale` cannot be.
+        FileNotFoundError: "auto", and the reference cannot be read.
     """
     model = _transformer(model)
+    if getattr(model.config, "model_type", None) == MilcoConfig.model_type:
+        raise ValueError(
+            "rescale_mlm_head is for an English masked language model before it is a teacher; a MILCO's head is "
+            "rescaled while it is built, with rescale_head (milco build --rescale-head)."
+        )
+    layout = head_layout(model.config, type(model).__name__)
     norms = head_norms(model)
     factor = rescale_factor(rescale, norms, reference)
-    decoder = model.get_submodule(head_layout(model.config, type(model).__name__).decoder)
+    decoder = model.get_submodule(layout.decoder)
     if decoder.weight is model.get_input_embeddings().weight:
         # untied models tie no bias either (BERT's has two names), so it gets a place of its own too
         for name, parameter in list(decoder.named_parameters()):
@@ -221,6 +232,9 @@ def _projection(
         name = type(model).__name__
         tensors = take_head(model.state_dict(), head_layout(model.config, name), model.config, name).tensors
     else:
+        bundled = Path(__file__).parent / "bundled" / source
+        if not Path(source).expanduser().is_dir() and (bundled / "config.json").is_file():
+            source = bundled
         files = CheckpointFiles(source, revision=revision, token=token)
         config = files.json("config.json") or {}
         if config.get("model_type") == MilcoConfig.model_type:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from milco_hf.bridging import ALPHA, NEIGHBOURS, Bridge, combine
+from milco_hf.bridging import ALPHA, NEIGHBOURS, Bridge, check_weighing, combine
 from milco_hf.modeling.configuration_milco import OFFSET_POSITIONS
 from milco_hf.pivot_heads import PivotHead
 from milco_hf.token_matching import Matching, match_tokens
@@ -55,15 +55,40 @@ class NewVocabulary:
             )
         if self.init != "sembridge" and self.bridge is not None:
             raise ValueError('bridge (--bridge) is what init="sembridge" (--init sembridge) reads; give that too.')
+        check_weighing(self.neighbours, self.alpha)
+        if self.init != "sembridge" and (self.neighbours, self.alpha) != (NEIGHBOURS, ALPHA):
+            raise ValueError(
+                "bridge_neighbours and bridge_alpha (--bridge-neighbours, --bridge-alpha) say how "
+                'init="sembridge" (--init sembridge) combines rows; give that too.'
+            )
+
+    @property
+    def folders(self) -> list[str | Path]:
+        """What is read from a path, or the Hub."""
+        return [each for each in (self.tokenizer, self.pivot_tokenizer, self.bridge) if isinstance(each, (str, Path))]
 
     def opened(self, tokenizer: str | Path | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-        """A tokenizer, loaded where it is a path or Hub id."""
-        if isinstance(tokenizer, (str, Path)):
+        """A tokenizer, loaded where it is a path or Hub id.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+        if not isinstance(tokenizer, (str, Path)):
+            return tokenizer
+        try:
             return AutoTokenizer.from_pretrained(str(tokenizer), token=self.token)
-        return tokenizer
+        except OSError as error:
+            raise FileNotFoundError(
+                f"The tokenizer {str(tokenizer)!r} cannot be read: {str(error).splitlines()[0]} Give a folder or a Hub "
+                "id that has one."
+            ) from error
 
     def opened_bridge(self) -> Bridge | None:
-        """The bridge, loaded; None where none is needed."""
+        """The bridge, loaded; None where none is needed.
+
+        Raises:
+            FileNotFoundError: There is no such model.
+        """
         if self.init != "sembridge":
             return None
         return Bridge(self.bridge, self.neighbours, self.alpha, progress=logger.isEnabledFor(logging.INFO))
@@ -78,8 +103,8 @@ def started_rows(
 
     - "mean": at the mean of the known tokens' rows;
     - "random": at random, each dimension from N(mean, variance) of the known tokens' rows;
-    - "sembridge": as `bridging.combine` says; a token without a text of its own (a part of a character, a special
-      token that the old vocabulary lacks) starts at the mean.
+    - "sembridge": as `bridging.combine` says; a token without a text of its own (a part of a character or a special
+      token, where the old vocabulary lacks it) starts at the mean.
 
     Args:
         rows: Of the old vocabulary, [old, width].
@@ -126,9 +151,20 @@ def encoder_config_for(
 ) -> PreTrainedConfig:
     """The encoder's configuration with another vocabulary.
 
+    Args:
+        config: The encoder's own; it is left as it is.
+        tokenizer: The new one.
+        matching: Of the two vocabularies.
+
     Raises:
-        ValueError: The encoder counts positions from the padding id, and the new tokenizer's is another.
+        ValueError: The new tokenizer has no padding token; or the encoder counts positions from the padding id, and the
+            new tokenizer's is another.
     """
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            "The new tokenizer has no padding token, and texts are encoded in padded batches: set its pad_token and "
+            "save it again."
+        )
     if config.model_type in OFFSET_POSITIONS and tokenizer.pad_token_id != config.pad_token_id:
         raise ValueError(
             f"A {config.model_type} encoder counts positions from its padding id, {config.pad_token_id}, and the new "

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerBase
 
 # Roles of special tokens, each with the role that stands in for it where a tokenizer has none of its own.
@@ -21,7 +23,8 @@ class Matching:
         size: Rows that the new vocabulary needs: its largest id and one more.
         same: Id in the old vocabulary by id in the new one, of tokens that both have.
         wanted: Text by id, of the new vocabulary's other tokens, as far as they can be read.
-        known: Text by id, of the old vocabulary's tokens that can be read, special ones left out.
+        known: Text by id, of the old vocabulary's tokens that can be read, special ones left out. A part of a
+            character, and a space alone, cannot be read.
     """
 
     size: int
@@ -34,8 +37,9 @@ def match_tokens(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> 
     """Compares two vocabularies.
 
     A token is in both if it has the same text there and begins a word in both or in neither, however the tokenizers
-    write that (`music` and `##s`, `▁music` and `s`, `Ġmusic` and `s`); or if it is a special token of the same role, or
-    spelled the same and added by hand in both.
+    write that (`music` and `##s`, `▁music` and `s`, `Ġmusic` and `s`); if it is a part of a character, of the same
+    bytes and written in the same way; or if it is a special token of the same role, or spelled the same and added by
+    hand in both.
 
     Args:
         old: Whose rows there are.
@@ -45,16 +49,24 @@ def match_tokens(old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase) -> 
         TypeError: A tokenizer is not a fast one.
     """
     known, wanted = _surfaces(old), _surfaces(new)
-    places: dict[tuple[bool, str], int] = {}
+    spelled = old.get_vocab()
+    names = {token_id: token for token, token_id in new.get_vocab().items()}
+    places: dict[_Surface, int] = {}
     for token_id, surface in known.items():
         places.setdefault(surface, token_id)
-    same = {token_id: places[surface] for token_id, surface in wanted.items() if surface in places}
+    same = {}
+    for token_id, surface in wanted.items():
+        twin = spelled.get(names[token_id])  # where several read alike (`▁a` and `▁▁a`), the one spelled alike
+        if twin is not None and known.get(twin) == surface:
+            same[token_id] = twin
+        elif surface in places:
+            same[token_id] = places[surface]
     same |= _special(old, new)
     return Matching(
         size=max(new.get_vocab().values(), default=-1) + 1,
         same=same,
-        wanted={token_id: text for token_id, (_, text) in wanted.items() if token_id not in same},
-        known={token_id: text for token_id, (_, text) in known.items()},
+        wanted={token_id: each.text for token_id, each in wanted.items() if each.text and token_id not in same},
+        known={token_id: each.text for token_id, each in known.items() if each.text},
     )
 
 
@@ -75,8 +87,26 @@ def _added(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     return {token.content: token_id for token_id, token in tokenizer.added_tokens_decoder.items()}
 
 
-def _surfaces(tokenizer: PreTrainedTokenizerBase) -> dict[int, tuple[bool, str]]:
-    """(whether it begins a word, its text) by id, of every ordinary token with a text of its own."""
+class _Surface(NamedTuple):
+    """What makes a token the same in another vocabulary.
+
+    Attributes:
+        kind: "begins" or "inside" a word; "bytes" of a part of a character; "space" alone.
+        text: What it says, "" of parts and spaces.
+        raw: How parts and spaces are written, "" of others.
+    """
+
+    kind: str
+    text: str
+    raw: str = ""
+
+
+def _surfaces(tokenizer: PreTrainedTokenizerBase) -> dict[int, _Surface]:
+    """What each ordinary token is, by id in ascending order; special ones left out.
+
+    Raises:
+        TypeError: The tokenizer is not a fast one.
+    """
     if not getattr(tokenizer, "is_fast", False):
         raise TypeError(
             f"{type(tokenizer).__name__} is not a fast tokenizer: load it with AutoTokenizer where the `tokenizers` "
@@ -85,25 +115,30 @@ def _surfaces(tokenizer: PreTrainedTokenizerBase) -> dict[int, tuple[bool, str]]
     description = json.loads(tokenizer.backend_tokenizer.to_str())
     model = description["model"]
     by_bytes = '"ByteLevel"' in json.dumps([description.get("pre_tokenizer"), description.get("decoder")])
-    decoder = tokenizer.backend_tokenizer.decoder
+    decoder = ByteLevel()
     prefix = model.get("continuing_subword_prefix") if model["type"] == "WordPiece" else None
     left_out = set(tokenizer.added_tokens_decoder) & set(tokenizer.all_special_ids)
     left_out |= {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
     added = set(tokenizer.added_tokens_decoder) - left_out
     found = {}
     for token, token_id in tokenizer.get_vocab().items():
-        if token_id in left_out or _BYTE.fullmatch(token):
+        if token_id in left_out:
             continue
         if token_id in added:  # matched in the raw text, wherever it stands
             begins, text = True, token
+        elif _BYTE.fullmatch(token):
+            begins, text = False, "\ufffd"
         elif prefix:
             begins, text = not token.startswith(prefix), token.removeprefix(prefix)
         else:
             text = decoder.decode([token]) if by_bytes else token.replace("▁", " ")
             begins = text.startswith(" ")
-        text = text.strip()
-        if text and "\ufffd" not in text:  # a part of a character has no text
-            found[token_id] = begins, text
+        if "\ufffd" in text:
+            found[token_id] = _Surface("bytes", "", token)
+        elif not text.strip():
+            found[token_id] = _Surface("space", "", text)
+        else:
+            found[token_id] = _Surface("begins" if begins else "inside", text.strip())
     return dict(sorted(found.items()))
 
 

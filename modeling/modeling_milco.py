@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 
 from .alignment_loss import smse
 from .configuration_milco import MilcoConfig
+from .language_adapters import keep_states_dtype
 from .lexecho_head import log_sat, pooled_logits
 from .text_encoding import TextEncodingMixin
 from .unpadded import check_unpadded, encode
@@ -150,6 +151,7 @@ class MilcoForSparseEncoding(TextEncodingMixin, MilcoPreTrainedModel):
     def __init__(self, config: MilcoConfig):
         super().__init__(config)
         self.encoder = _encoder_without_pooler(config)
+        keep_states_dtype(self.encoder)
         self.connector = Connector(config)
         self.head = LexEchoHead(config)
         self.echo = EncoderEcho(config) if config.echo and config.echo_source == "encoder" else None

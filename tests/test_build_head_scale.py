@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from sentence_transformers import SparseEncoder
+from sentence_transformers.base.modules.transformer import Transformer
+from sentence_transformers.sparse_encoder.modules import SpladePooling
 from transformers import AutoModelForMaskedLM, BertConfig, BertModel
 
+import milco_hf
 import tiny
 from helpers_tokenizers import wordpiece_tokenizer
 from milco_hf import MilcoForSparseEncoding
@@ -76,6 +80,17 @@ def test_the_factor(folders):
         rescale_factor("auto", norms, folders / "nowhere")
     with pytest.raises(ValueError, match="logit scale is 0"):
         rescale_factor("auto", HeadNorms(1, 1, 0, 0, 0, 0, 0.0), folders / "pivot")
+    # a model that is loaded; one whose head is all zeros would make ours zeros too
+    loaded = AutoModelForMaskedLM.from_pretrained(folders / "pivot")
+    assert rescale_factor("auto", norms, loaded) == pytest.approx(1 / 8)
+    torch.nn.init.zeros_(loaded.cls.predictions.decoder.weight)
+    with pytest.raises(ValueError, match=r"The reference BertForMaskedLM has a head of logit scale 0\.0"):
+        rescale_factor("auto", norms, loaded)
+
+
+def test_without_a_network_the_way_out_is_named():
+    with pytest.raises(FileNotFoundError, match=r"measures the head of 'google-bert/bert-base-uncased'.*a number"):
+        rescale_factor("auto", HeadNorms(1, 1, 1, 1, 1, 1, 1.0))
 
 
 def test_a_rescaled_head_by_hand():
@@ -163,10 +178,9 @@ def test_training_fails_with_a_head_that_is_too_large_and_not_when_it_is_rescale
     toy = importlib.import_module("toy_retrieval")
     found = {}
     for name, scales in {"large": [16.0], "rescaled": [16.0, None]}.items():
-        model = toy.fresh(0)
-        reference = head_norms(model)
+        model, reference = toy.fresh(0), toy.fresh(0)
         for scale in scales:
-            factor = scale or min(1.0, reference.logit_scale / head_norms(model).logit_scale)
+            factor = scale or rescale_factor("auto", head_norms(model), reference)
             with torch.no_grad():
                 for parameter in model.head.decoder.parameters():
                     parameter.mul_(factor)
@@ -174,6 +188,45 @@ def test_training_fails_with_a_head_that_is_too_large_and_not_when_it_is_rescale
         found[name] = toy.quality(model)["found"]
     assert found["large"] < 0.1
     assert found["rescaled"] > 0.9
+
+
+def test_a_sparse_encoder_in_place(tmp_path):
+    """A SPLADE: its vectors become LogSat of a quarter of the logits, also after it was saved."""
+    mlm = random_weights(AutoModelForMaskedLM.from_config(pivot_config("bert", tie_word_embeddings=True)))
+    mlm.save_pretrained(tmp_path / "mlm")
+    wordpiece_tokenizer().save_pretrained(tmp_path / "mlm")
+    splade = SparseEncoder(
+        modules=[Transformer(str(tmp_path / "mlm"), transformer_task="fill-mask"), SpladePooling()], device="cpu"
+    )
+    texts = ["the old city", "music"]
+    before = splade.encode(texts, convert_to_sparse_tensor=False)
+    assert rescale_mlm_head(splade, 0.25) == 0.25
+    splade.save_pretrained(str(tmp_path / "splade"))
+    expected = torch.log1p(torch.expm1(before) / 4)
+    for model in (splade, SparseEncoder(str(tmp_path / "splade"), device="cpu")):
+        torch.testing.assert_close(model.encode(texts, convert_to_sparse_tensor=False), expected)
+        assert head_norms(model) == head_norms(tmp_path / "splade")
+
+
+def test_a_milco_is_rescaled_while_it_is_built():
+    model = tiny.model()
+    before = model.head.decoder.weight.detach().clone()
+    with pytest.raises(ValueError, match="a MILCO's head is rescaled while it is built"):
+        rescale_mlm_head(model, 0.5)
+    assert torch.equal(model.head.decoder.weight, before)
+
+
+def test_the_bundled_checkpoint_is_known_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    norms = head_norms("milco-mini")
+    assert norms == head_norms(Path(milco_hf.__file__).parent / "bundled" / "milco-mini")
+    assert norms.terms > 10_000
+
+
+def test_a_reference_that_nothing_would_measure_is_refused(tmp_path):
+    for rescale in (None, 0.5):
+        with pytest.raises(ValueError, match=r"rescale_reference='my-bert' .*--rescale-head auto.* give that too"):
+            build("encoder", "pivot", tmp_path / "out", rescale_head=rescale, rescale_reference="my-bert")
 
 
 @pytest.mark.parametrize("value", ["hello", "0", "-2", "nan"])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 from helpers_tokenizers import bpe_tokenizer, unigram_tokenizer, wordpiece_file, wordpiece_tokenizer
-from milco_hf import MilcoForSparseEncoding
+from milco_hf import MilcoForSparseEncoding, bridging
 from milco_hf.bridging import Bridge, combine, entmax
 from milco_hf.building import build
 from milco_hf.new_vocabulary import started_rows
@@ -61,8 +62,9 @@ def test_entmax_by_hand():
     torch.testing.assert_close(entmax(scores, 1.0001), scores.double().softmax(-1), atol=1e-3, rtol=0)
     torch.testing.assert_close(entmax(scores, 4).sum(-1), torch.ones(5, dtype=torch.float64))
     assert (entmax(scores, 4) > 0).sum() <= (entmax(scores, 1.5) > 0).sum()
-    with pytest.raises(ValueError, match=r"at least 1 .*got 0.5"):
-        entmax(scores, 0.5)
+    for bad in (0.5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=rf"at least 1 .*got {bad}"):
+            entmax(scores, bad)
 
 
 def test_combinations_by_hand():
@@ -85,16 +87,64 @@ def test_combinations_by_hand():
         Bridge(WordBridge(), alpha=0)
 
 
+def test_combinations_are_made_in_parts(monkeypatch):
+    """So that neither all similarities nor all neighbours' rows are held at once."""
+    wanted, known, rows = torch.randn(5, 6), torch.randn(3, 6), torch.randn(3, 4)
+    whole = combine(wanted, known, rows, neighbours=2)
+    sizes = []
+
+    def counted(cosines, alpha):
+        sizes.append(len(cosines))
+        return entmax(cosines, alpha)
+
+    monkeypatch.setattr(bridging, "_ELEMENTS", 16)
+    monkeypatch.setattr(bridging, "entmax", counted)
+    for part, expected in zip(combine(wanted, known, rows, neighbours=2), whole):
+        torch.testing.assert_close(part, expected)
+    assert sizes == [2, 2, 1]  # of 2 neighbours with 4 numbers each
+
+
+def test_a_bridge_that_gives_no_numbers_is_refused():
+    class Overflowing:
+        def encode(self, texts, **options):
+            return np.array([[1.0, np.inf if text == "b" else 2.0] for text in texts])
+
+    assert Bridge(Overflowing()).vectors(["a", "a"]).tolist() == [[1.0, 2.0]] * 2
+    with pytest.raises(ValueError, match="vector of 'b' has numbers that are not finite"):
+        Bridge(Overflowing()).vectors(["a", "b"])
+
+
 @pytest.mark.parametrize("make", [unigram_tokenizer, bpe_tokenizer, wordpiece_tokenizer])
 def test_a_tokenizer_matches_itself_whole(make):
+    """Spaces and parts of characters too: a vocabulary that is only trimmed loses no row that it keeps."""
     tokenizer = make()
     matching = match_tokens(tokenizer, tokenizer)
-    assert all(new == old for new, old in matching.same.items())
+    assert matching.same == {number: number for number in tokenizer.get_vocab().values()}
     assert not matching.wanted
-    unread = set(tokenizer.get_vocab().values()) - set(matching.same)
-    # only parts of characters, and what is nothing but a space
-    assert all("\ufffd" in text or not text.strip() for text in (tokenizer.decode([i]) for i in unread))
     assert matching.size == len(tokenizer)
+    parts = [i for i in matching.same if "\ufffd" in tokenizer.decode([i])]
+    assert bool(parts) == (make is bpe_tokenizer)
+    assert not set(parts) & set(matching.known)  # nothing that a bridge could read
+    rows = torch.randn(len(tokenizer), 4)
+    assert torch.equal(started_rows(rows, matching), rows)
+
+
+def test_tokens_that_read_alike_are_told_apart_by_their_spelling():
+    """Bytes, spaces, and two that a bridge would read as the same word."""
+    tokens = ["<unk>", "<0xE8>", "▁", "▁▁a", "▁a", "▁▁"]
+
+    def tokenizer(tokens):
+        vocab = {token: number for number, token in enumerate(tokens)}
+        model = models.BPE(vocab=vocab, merges=[], byte_fallback=True, unk_token="<unk>")
+        return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), unk_token="<unk>")
+
+    old, new = tokenizer(tokens), tokenizer([*tokens[::-1], "<0xE9>"])
+    assert match_tokens(old, new).same == {5: 0, 4: 1, 3: 2, 2: 3, 1: 4, 0: 5}
+    assert match_tokens(old, new).wanted == {}
+    bpe = bpe_tokenizer()
+    named = {bpe.convert_ids_to_tokens(new): tokens[old] for new, old in match_tokens(old, bpe).same.items()}
+    assert named["Ġ"] == "▁"
+    assert "<0xE8>" not in named.values()  # a byte that is written in another way
 
 
 def test_tokens_are_matched_across_tokenizers():
@@ -156,18 +206,18 @@ def test_build_with_another_encoder_vocabulary(folders, tmp_path):
     for token, i in new.get_vocab().items():
         kept = old.get_vocab().get(WORDS.get(token, token))
         torch.testing.assert_close(after[i], before[kept], rtol=1e-6, atol=1e-6)
-    texts = ["klang in the old stadt", "music"]
-    with torch.no_grad():
-        vectors = model.encode_document(texts)
-    assert vectors is not None
-    # a text without a new or lost token comes out as from the encoder's own vocabulary
+    # a text without a new or lost token comes out as from the encoder's own vocabulary, and a new one as its neighbour
     plain = MilcoForSparseEncoding.from_pretrained(build(folders / "encoder", folders / "pivot", tmp_path / "plain"))
     terms = plain.config.pivot_vocab_size
-    text = "the city is great"
-    assert plain.tokenizer.tokenize(text) == model.tokenizer.tokenize(text)
-    views = [m(**m.tokenizer(text, return_tensors="pt")).pivot_view for m in (plain, model)]
-    assert views[0].shape == (1, terms)
-    torch.testing.assert_close(*views)
+    for own, other in (("the city is great", "the city is great"), ("the music city", "the klang stadt")):
+        pieces = plain.tokenizer.tokenize(own)
+        assert [WORDS.get(piece, piece) for piece in model.tokenizer.tokenize(other)] == pieces
+        with torch.no_grad():
+            views = [
+                m(**m.tokenizer(text, return_tensors="pt")).pivot_view for m, text in ((plain, own), (model, other))
+            ]
+        assert views[0].shape == (1, terms)
+        torch.testing.assert_close(*views)
 
 
 def test_build_with_another_english_vocabulary(folders, tmp_path):
@@ -205,6 +255,35 @@ def test_what_does_not_go_together_is_refused(folders, tmp_path):
         attempt(tokenizer=folders / "other", bridge=WordBridge())
     with pytest.raises(ValueError, match=r"one of mean, random, sembridge, got 'zero'"):
         attempt(tokenizer=folders / "other", init="zero")
+    new = {"tokenizer": folders / "other"}
+    for weighing in ({"bridge_neighbours": 3}, {"bridge_alpha": 1.5}):
+        with pytest.raises(ValueError, match="bridge_neighbours and bridge_alpha .* give that too"):
+            attempt(**new, **weighing)
+    with pytest.raises(ValueError, match="bridge_neighbours has to be at least 1, got 0"):
+        attempt("nowhere", **new, init="sembridge", bridge=WordBridge(), bridge_neighbours=0)  # before anything is read
+    with pytest.raises(ValueError, match="bridge_alpha has to be at least 1 .*finite, got inf"):
+        attempt("nowhere", **new, init="sembridge", bridge=WordBridge(), bridge_alpha=float("inf"))
+    with pytest.raises(FileNotFoundError, match="The tokenizer '.*no-tokenizer' cannot be read"):
+        attempt(tokenizer=folders / "no-tokenizer")
+    with pytest.raises(FileNotFoundError, match="The bridge '.*no-bridge' .* cannot be read"):
+        attempt(**new, init="sembridge", bridge=folders / "no-bridge")
+    unpadded = changed_tokenizer(words=[*WORDS])
+    unpadded.pad_token = None
+    with pytest.raises(ValueError, match="The new tokenizer has no padding token"):
+        attempt(tokenizer=unpadded)
     with pytest.raises(ValueError, match="counts positions from its padding id, 1, and the new tokenizer pads with 0"):
         attempt("roberta", tokenizer=folders / "other")
     assert not (tmp_path / "milco").exists()
+
+
+@pytest.mark.parametrize("role", ["tokenizer", "pivot_tokenizer", "bridge", "rescale_reference"])
+def test_what_a_checkpoint_is_made_from_is_not_replaced_by_it(folders, tmp_path, role):
+    shutil.copytree(folders / ("pivot" if role == "rescale_reference" else "other"), tmp_path / "source")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "source").iterdir()}
+    options = {"rescale_reference": {"rescale_head": "auto"}, "bridge": {"init": "sembridge"}}.get(role, {})
+    if role == "bridge":
+        options["tokenizer"] = folders / "other"
+    options[role] = tmp_path / "source"
+    with pytest.raises(ValueError, match="source is where .*source lies, which it is made from"):
+        build(folders / "encoder", folders / "pivot", tmp_path / "source", overwrite=True, **options)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "source").iterdir()} == before

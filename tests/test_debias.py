@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import sparse
 
+import helpers_language as h
 import tiny
 from helpers_index import DOCUMENTS, command
 from milco_hf import Index, encode_corpus
@@ -46,6 +47,15 @@ def test_the_vector_by_hand():
     ).vectors["de"].tolist() == [0.0, 0.0]
 
 
+def test_the_mean_of_sparse_tensors_needs_no_dense_ones(monkeypatch):
+    dense = torch.Tensor.to_dense
+    monkeypatch.setattr(torch.Tensor, "to_dense", lambda *_: pytest.fail("a dense matrix of all rows"))
+    for sparser in (torch.Tensor.to_sparse_coo, torch.Tensor.to_sparse_csr):
+        both = [sparser(torch.from_numpy(rows)) for rows in (GERMAN, ENGLISH)]
+        assert LanguageShift.from_vectors({"de": both}).vectors["de"].tolist() == [1.0, -2.0, 0.5]
+    monkeypatch.setattr(torch.Tensor, "to_dense", dense)
+
+
 def test_dense_rows_by_hand():
     rows = np.array([[2.0, 0.0, 1.0], [2.0, 0.0, 1.0], [2.0, 0.0, 1.0]], dtype=np.float32)
     expected = [[1.0, 2.0, 0.5], [2.0, 0.0, 1.0], [2.0, 0.0, 1.0]]
@@ -73,6 +83,20 @@ def test_sparse_rows_by_hand():
     assert found.dtype == np.float32
     assert rows.nnz == 6
     assert SHIFT.apply(rows, "de", strength=0).toarray().tolist() == rows.toarray().tolist()
+    # 1.5 in two parts, and the columns in no order
+    parts = sparse.csr_array(
+        (np.array([0.5, 1.0, 0.5], dtype=np.float32), np.array([2, 0, 0]), np.array([0, 3])), shape=(1, 3)
+    )
+    assert SHIFT.apply(parts, "de").toarray().tolist() == [[0.5, 0.0, 0.0]]
+    assert parts.nnz == 3
+
+
+def test_names_of_languages():
+    shift = LanguageShift({"de": np.ones(2), "zh-TW": np.ones(2)}, reference="en")
+    german = dict.fromkeys(("de", "DE", "de-AT", "de_DE", " de "), "de")
+    others = {"zh_tw": "zh-TW", "en_XX": "en", "EN": "en", "zh": None, "": None}
+    for language, name in (german | others).items():
+        assert shift.name(language) == name
 
 
 def test_a_shift_brings_translations_together():
@@ -95,6 +119,22 @@ def test_saved_and_loaded(tmp_path, shift):
             LanguageShift.load(tmp_path / "shift")
 
 
+def test_vectors_that_are_parts_of_others_are_saved_whole(tmp_path):
+    """A column is a view, beside whose numbers lie others' in memory."""
+    matrix = np.arange(6, dtype=np.float32).reshape(3, 2)
+    shift = LanguageShift({"de": matrix[:, 1]})
+    assert LanguageShift.load(shift.save(tmp_path)).vectors["de"].tolist() == [1.0, 3.0, 5.0]
+    matrix[:] = 9
+    assert shift.vectors["de"].tolist() == [1.0, 3.0, 5.0]
+
+
+def test_a_shift_that_cannot_be_written_leaves_the_one_before(tmp_path):
+    SHIFT.save(tmp_path)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        LanguageShift({"de": np.ones(3)}, pairs={"de": object()}).save(tmp_path)
+    assert LanguageShift.load(tmp_path).vectors["de"].tolist() == [1.0, -2.0, 0.5]
+
+
 def test_bad_input_is_refused(model):
     rows = GERMAN.copy()
     with pytest.raises(ValueError, match=r"no vector for fr.*unknown=\"keep\""):
@@ -108,8 +148,14 @@ def test_bad_input_is_refused(model):
         SHIFT.apply(rows[:, :2], "de")
     with pytest.raises(ValueError, match="normalize is for dense"):
         SHIFT.apply(sparse.csr_array(rows), "de", normalize=True)
-    with pytest.raises(ValueError, match="floating-point"):
-        SHIFT.apply(rows.astype(int), "de")
+    for whole in (rows.astype(int), torch.from_numpy(rows).int(), sparse.csr_array(rows.astype(int))):
+        with pytest.raises(ValueError, match="floating-point numbers, got .*int"):
+            SHIFT.apply(whole, "de")
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"strength has to be a finite number, got {bad}"):
+            SHIFT.apply(rows, "de", strength=bad)
+    with pytest.raises(ValueError, match=r"has shape \(\), or numbers"):
+        LanguageShift({"de": 3.0})
     with pytest.raises(ValueError, match="CSR"):
         SHIFT.apply(torch.from_numpy(rows).to_sparse(), "de")
     with pytest.raises(ValueError, match="at least one language"):
@@ -122,8 +168,16 @@ def test_bad_input_is_refused(model):
         LanguageShift.from_vectors({"de": (GERMAN, ENGLISH[:1])})
     with pytest.raises(ValueError, match="no pairs of 'de'"):
         LanguageShift.estimate(model, {"de": []})
-    with pytest.raises(TypeError, match="got int"):
-        LanguageShift.estimate(3, {"de": [("a", "b")]})
+    pairs = {"de": [("a", "b")]}
+    with pytest.raises(ValueError, match="'en' is the reference"):
+        LanguageShift.estimate(model, {"en": [("a", "b")]})
+    with pytest.raises(ValueError, match="kind, language cannot be chosen"):
+        LanguageShift.estimate(model, pairs, language="de", kind="query")
+    with pytest.raises(ValueError, match="prune: options of encode_corpus"):
+        LanguageShift.estimate(lambda texts: GERMAN[: len(texts)], pairs, prune="top_k:3")
+    for other in (3, torch.nn.Linear(3, 3)):  # that is callable too
+        with pytest.raises(TypeError, match=f"got {type(other).__name__}"):
+            LanguageShift.estimate(other, pairs)
 
 
 def test_encode_corpus_shifts(model, shift, tmp_path, caplog):
@@ -166,7 +220,27 @@ def test_a_shifted_folder_is_continued_with_the_same_shift_alone(model, shift, t
         encode_corpus(model, TEXTS, language_shift=other, **options)
 
 
+def test_language_adapters_read_each_side_in_its_own_language():
+    """X-MOD: documents will be read so, and a difference between other vectors would say nothing of them."""
+    model = h.xmod()
+    pairs = [("Alte Stadt", "old city"), ("Buch", "the book")]
+    shift = LanguageShift.estimate(model, {"de": pairs})
+    german, english = ([pair[side] for pair in pairs] for side in (0, 1))
+    own = h.by_hand(model, german, ["de_DE"] * 2).mean(0)
+    reference = h.by_hand(model, english, ["en_XX"] * 2).mean(0)
+    np.testing.assert_allclose(shift.vectors["de"], own - reference, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="'fr' is not among the encoder's adapters"):
+        LanguageShift.estimate(model, {"fr": pairs})
+    with pytest.raises(ValueError, match="each text through its language's adapter: give language"):
+        encode_corpus(model, german, language_shift=shift, detect=lambda text: "de", progress=False)
+    found = encode_corpus(model, german, language="de", language_shift=shift, progress=False)
+    expected = shift.apply(sparse.csr_array(h.by_hand(model, german, ["de_DE"] * 2).numpy()), "de")
+    np.testing.assert_allclose(found.toarray(), expected.toarray(), rtol=1e-4, atol=1e-5)
+
+
 def test_what_encode_corpus_refuses(model, shift):
+    with pytest.raises(ValueError, match="no vector for 'fr', the language of all texts"):
+        encode_corpus(model, TEXTS, language="fr", language_shift=shift, progress=False)
     with pytest.raises(ValueError, match="give language .* or detect"):
         encode_corpus(model, TEXTS, language_shift=shift, progress=False)
     with pytest.raises(ValueError, match="give that too"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -166,6 +168,23 @@ def test_a_folder_says_which_languages_and_goes_on_only_with_the_same(model, wan
 def test_languages_that_do_not_fit(model, language, message):
     with pytest.raises(ValueError, match=message):
         encode_corpus(model, h.TEXTS, language=language, shard_size=2, progress=False)
+
+
+def test_adapters_run_under_autocast(folder, wanted):
+    """As training does with bf16: what adapters give goes into states of another dtype."""
+    bare = MilcoForSparseEncoding.from_pretrained(folder)
+    encoded = tiny.tokenizer()(h.TEXTS, padding=True, return_tensors="pt")
+    lang_ids = torch.tensor(bare.config.adapter_ids(h.LANGUAGES))
+    for model in (bare, copy.deepcopy(bare), pickle.loads(pickle.dumps(bare))):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = model.train()(**encoded, lang_ids=lang_ids).embeddings
+        found.sum().backward()
+        assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}
+        adapters = [p.grad for name, p in model.named_parameters() if ".de_DE.dense1.weight" in name]
+        assert all(grad.abs().sum() > 0 for grad in adapters)
+    options = {"language": h.LANGUAGES, "dtype": "bfloat16", "progress": False}
+    halves = encode_corpus(bare.eval(), h.TEXTS, **options).toarray()
+    np.testing.assert_allclose(halves, wanted, rtol=0.1, atol=0.1)
 
 
 @pytest.mark.slow

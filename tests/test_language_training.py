@@ -11,8 +11,7 @@ import helpers_language as h
 import helpers_training as t
 import tiny
 from milco_hf import MilcoForSparseEncoding
-from milco_hf.training.alignment import check_languages
-from milco_hf.training.collator import PairCollator, language_ids
+from milco_hf.training.collator import PairCollator, check_languages, language_ids
 from milco_hf.training.data.pairs import PairDataset
 from milco_hf.training.evaluation import encode_texts
 from milco_hf.training.stage_trainer import choose_trained
@@ -92,13 +91,18 @@ def test_pairs_bring_their_languages():
     assert "lang_ids" not in PairCollator(tiny.tokenizer(), 30)(PAIRS)
     with pytest.raises(ValueError, match="'sw' is not among the encoder's adapters"):
         PairCollator(tiny.tokenizer(), 30, adapters=config.adapter_ids)([{**PAIRS[0], "language": "sw"}])
+    with pytest.raises(ValueError, match="Some texts' language is not known"):  # in a stream, where it shows late
+        PairCollator(tiny.tokenizer(), 30, adapters=config.adapter_ids)([{**PAIRS[0], "language": "und"}])
+    assert "lang_ids" not in PairCollator(tiny.tokenizer(), 30, adapters=tiny.config().adapter_ids)(
+        [{**PAIRS[0], "language": "und"}]
+    )
     assert language_ids(config.adapter_ids, ["de", None], "query_lang_ids")["query_lang_ids"].tolist() == [1, 0]
 
 
 def test_languages_that_cannot_be_read_are_refused_before_training():
     check_languages(tiny.config(), ["sw", "und"])
     check_languages(tiny.config("xmod"), ["de", "en"])
-    with pytest.raises(ValueError, match="Some pairs' language is not known"):
+    with pytest.raises(ValueError, match="Some texts' language is not known"):
         check_languages(tiny.config("xmod"), ["de", "und"])
     with pytest.raises(ValueError, match="'sw' is not among"):
         check_languages(tiny.config("xmod"), ["de", "sw"])
@@ -126,6 +130,7 @@ def test_trained_on_english_alone_other_languages_are_read_through_their_own_ada
         *("--train_data", json.dumps(english), "--english_share", "0", "--weight_decay", "0.5"),
         *("--dev_data", str(t.PARALLEL / "dev"), "--languages", "en", "de"),
         *("--train", "shared", "adapters:en", "connector", "head"),
+        *("--bf16", "true", "--gradient_checkpointing", "true"),  # as the recipe has it
     )
     batch = next(iter(trainer.get_train_dataloader()))
     assert set(batch["lang_ids"].tolist()) == {0}, "another language than English was trained on"

@@ -9,11 +9,10 @@ import torch
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from milco_hf.modeling import MilcoConfig, MilcoForSparseEncoding
+from milco_hf.modeling import MilcoForSparseEncoding
 from milco_hf.pivot_heads import pivot_files, read_pivot_head
 from milco_hf.training.arguments import DataArguments, ModelArguments, SapArguments, TeacherArguments
-from milco_hf.training.collator import ENGLISH, PairCollator
-from milco_hf.training.data.files import UNKNOWN_LANGUAGE
+from milco_hf.training.collator import ENGLISH, PairCollator, check_languages
 from milco_hf.training.data.lengths import pair_lengths
 from milco_hf.training.data.mixing import PairMixture
 from milco_hf.training.data.pairs import PairDataset, load_pairs
@@ -74,7 +73,7 @@ def run_sap(
     clock, callbacks = shared_callbacks(args)
     for dataset in (train_dataset, dev_dataset):
         if isinstance(dataset, PairDataset):  # a stream's languages show as its pairs come
-            check_languages(model.config, dataset.codes("language")[1])
+            check_languages(model.config, [ENGLISH, *dataset.codes("language")[1]])
     trainer = SapTrainer(
         model=model,
         args=args,
@@ -94,20 +93,6 @@ def run_sap(
         callbacks=[SapCallback(teacher, set_epoch), *callbacks],
     )
     return train_and_save(trainer, args)
-
-
-def check_languages(config: MilcoConfig, languages: list[str]) -> None:
-    """Refuse pairs that an encoder with language adapters cannot read, before it meets them.
-
-    Raises:
-        ValueError: it has no adapter for a language, or for English, or nobody said what the language is.
-    """
-    if config.languages and UNKNOWN_LANGUAGE in languages:
-        raise ValueError(
-            f"Some pairs' language is not known, and the {config.encoder_config.model_type} encoder reads each text "
-            "with its language's adapter. Name it in the recipe: {path: …, language: sw}."
-        )
-    config.adapter_ids([ENGLISH, *languages])
 
 
 def open_teacher(teacher_args: TeacherArguments, pivot_vocab_size: int) -> Teacher:

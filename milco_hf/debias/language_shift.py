@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import re
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,14 +52,15 @@ class LanguageShift:
     English term that translations have more of than their originals.
 
     Args:
-        vectors: v_L by language, [d] each.
+        vectors: v_L by language, [d] each; they are copied.
         reference: The language that the others are brought to.
         pairs: From how many pairs each was estimated.
         model: What the model was called.
         fingerprint: Of the model, so that another model's vectors are refused where that can be checked.
 
     Raises:
-        ValueError: There are no languages, the vectors' widths differ, or one is not finite.
+        ValueError: There are no languages, the vectors' widths differ, one is no vector or not finite, or it is the
+            reference's.
     """
 
     def __init__(
@@ -72,12 +73,13 @@ class LanguageShift:
     ) -> None:
         if not vectors:
             raise ValueError("A LanguageShift needs the vector of at least one language.")
-        self.vectors = {language: np.asarray(vector, dtype=np.float32) for language, vector in vectors.items()}
+        # whole copies: safetensors would write a view's neighbours
+        self.vectors = {language: np.array(vector, dtype=np.float32, order="C") for language, vector in vectors.items()}
         self.reference = reference
         self.pairs = dict(pairs or {})
         self.model = model
         self.fingerprint = fingerprint
-        self.width = len(next(iter(self.vectors.values())))
+        self.width = next(iter(self.vectors.values())).size
         for language, vector in self.vectors.items():
             if vector.shape != (self.width,) or not np.isfinite(vector).all():
                 raise ValueError(
@@ -86,6 +88,7 @@ class LanguageShift:
                 )
         if reference in self.vectors:
             raise ValueError(f"{reference!r} is the reference, which has no vector of its own.")
+        self._names = {_plain(name): name for name in (reference, *self.vectors)}
 
     def __repr__(self) -> str:
         return f"LanguageShift({', '.join(self.languages)} → {self.reference}, {self.width} dimensions)"
@@ -96,11 +99,14 @@ class LanguageShift:
         return sorted(self.vectors)
 
     def name(self, language: str) -> str | None:
-        """What a language is called here: itself, or without a region or script (`pt-BR`, `de_DE`); None if unknown."""
-        for name in (language, re.split("[-_]", language)[0]):
-            if name == self.reference or name in self.vectors:
-                return name
-        return None
+        """What a language is called here, whatever its case and with "-" or "_"; None if unknown.
+
+        A name that is not known as it stands is looked up without its region or script: `pt-BR` is pt, `de_DE` de.
+        """
+        if language == self.reference or language in self.vectors:
+            return language
+        plain = _plain(language)
+        return self._names.get(plain) or self._names.get(plain.split("-")[0])
 
     @classmethod
     def estimate(
@@ -115,7 +121,7 @@ class LanguageShift:
         """Estimates the vectors with a model.
 
         Both sides are encoded as documents, unpruned where nothing else is asked for, since it is documents that are
-        shifted.
+        shifted. An encoder with language adapters reads each side through its own language's, as it will the documents.
 
         Args:
             model: A MILCO checkpoint (as `encode_corpus` takes one), or any `SparseEncoder` or `SentenceTransformer`;
@@ -123,19 +129,24 @@ class LanguageShift:
             pairs: By language, (text in that language, its translation into the reference language).
             reference: The language of the translations.
             batch_size: Texts at a time, for models of sentence-transformers other than MILCO.
-            **options: For `encode_corpus`, such as `prune`, `max_length`, `devices`.
+            **options: For `encode_corpus`, such as `prune`, `max_length`, `devices`; of MILCO checkpoints alone.
 
         Raises:
-            ValueError: A language has no pairs, or is the reference.
+            ValueError: A language has no pairs, is the reference, or has no adapter in an encoder with adapters; or an
+                option cannot be chosen here.
             TypeError: The model is none.
         """
+        if reference in pairs:
+            raise ValueError(f"{reference!r} is the reference, which has no vector of its own.")
         encode, name, fingerprint = encoder_of(model, batch_size, options)
         vectors, counts = {}, {}
         for language, texts in pairs.items():
             texts = list(texts)
             if not texts:
                 raise ValueError(f"There are no pairs of {language!r} and {reference!r}.")
-            own, translated = as_means(encode([own for own, _ in texts]), encode([other for _, other in texts]))
+            own, translated = as_means(
+                encode([own for own, _ in texts], language), encode([other for _, other in texts], reference)
+            )
             vectors[language], counts[language] = own - translated, len(texts)
             logger.info("%s: ‖v‖ = %.4g from %d pairs", language, np.linalg.norm(vectors[language]), len(texts))
         return cls(vectors, reference, counts, name, fingerprint)
@@ -182,9 +193,11 @@ class LanguageShift:
             The vectors, of the same kind and dtype.
 
         Raises:
-            ValueError: A language has no vector; there are more languages than rows or fewer; the width is another; or
-                `normalize` is asked of sparse rows.
+            ValueError: A language has no vector; there are more languages than rows or fewer; the width is another; the
+                vectors hold whole numbers; `strength` is not finite; or `normalize` is asked of sparse rows.
         """
+        if not math.isfinite(strength):
+            raise ValueError(f"strength has to be a finite number, got {strength}.")
         if vectors.ndim != 2 or vectors.shape[1] != self.width:
             raise ValueError(f"vectors has to be [documents, {self.width}] for {self!r}, got {tuple(vectors.shape)}.")
         if unknown not in ("error", "keep"):
@@ -201,13 +214,18 @@ class LanguageShift:
 
         Args:
             path: The folder; files of another shift in it are replaced.
+
+        Returns:
+            The folder.
         """
         folder = Path(path).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.vectors, folder / _TENSORS)
         about = {"format": FORMAT, "version": _VERSION, "reference": self.reference, "width": self.width}
         about |= {"pairs": self.pairs, "model": self.model, "fingerprint": self.fingerprint}
-        (folder / _JSON).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _JSON).unlink(missing_ok=True)  # never another shift's beside these vectors
+        save_file(self.vectors, folder / _TENSORS)
+        (folder / _JSON).write_text(text, encoding="utf-8")
         return folder
 
     @classmethod
@@ -249,6 +267,10 @@ class LanguageShift:
                 'they are with unknown="keep".'
             )
         return {language: np.asarray(rows) for language, rows in found.items()}
+
+
+def _plain(language: str) -> str:
+    return language.strip().lower().replace("_", "-")
 
 
 __all__ = ["FORMAT", "Detect", "LanguageShift"]

@@ -25,7 +25,7 @@ class RowShifter:
         strength: See `LanguageShift.apply`.
 
     Raises:
-        ValueError: Neither languages nor a detector is given.
+        ValueError: Neither languages nor a detector is given, or the one language of all texts has no vector.
         FileNotFoundError: The folder holds no shift.
     """
 
@@ -42,6 +42,11 @@ class RowShifter:
                 "detect, a function from a text to its language."
             )
         self.shift = shift if isinstance(shift, LanguageShift) else LanguageShift.load(shift)
+        if isinstance(languages, str) and self.shift.name(languages) is None:
+            raise ValueError(
+                f"{self.shift!r} has no vector for {languages!r}, the language of all texts: estimate one, or leave "
+                "the shift out."
+            )
         self.strength = strength
         self.detect = detect
         self._languages = languages
@@ -55,7 +60,16 @@ class RowShifter:
         Args:
             has_adapters: Whether the encoder has language adapters; one name for all texts is for the shift alone where
                 it has none.
+
+        Raises:
+            ValueError: The encoder has adapters, and languages are to be detected: texts would be read through the
+                default language's adapter, and shifted by another's vector.
         """
+        if has_adapters and self.detect is not None:
+            raise ValueError(
+                "detect finds languages for the shift alone, and this encoder reads each text through its language's "
+                "adapter: give language, one for each text."
+            )
         if self._languages is None or isinstance(self._languages, str):
             return self._languages if has_adapters else None
         return self._noted(self._languages)
@@ -76,14 +90,18 @@ class RowShifter:
             digest.update(shift.vectors[language].tobytes())
         return digest.hexdigest()
 
-    def check(self, width: int, fingerprint: str) -> None:
+    def check(self, width: int | None, fingerprint: str) -> None:
         """Refuses a shift of other vectors, and warns of one that another model may have made.
+
+        Args:
+            width: Dimensions of the model's vectors; None where nobody knows.
+            fingerprint: The model's, as `LanguageShift.estimate` takes it.
 
         Raises:
             ValueError: The width is another.
         """
         shift = self.shift
-        if shift.width != width:
+        if width not in (None, shift.width):
             raise ValueError(f"{shift!r} is for vectors of {shift.width} dimensions, and the model's have {width}.")
         if shift.fingerprint not in (None, fingerprint):
             # settings such as the longest input change it too, and leave the shift as good as it was
@@ -113,14 +131,14 @@ class RowShifter:
         del self._waiting[number]
 
     def finish(self, number: int, matrix: sparse.csr_array) -> sparse.csr_array:
-        """The rows of a shard, shifted."""
+        """The rows of a shard, [texts, V_e + V_s], shifted."""
         languages = self._waiting.pop(number)
         unknown = (language for language in languages if language is None or self.shift.name(language) is None)
         self._kept.update("unknown" if language is None else language for language in unknown)
         return self.shift.apply(matrix, languages, strength=self.strength, unknown="keep")
 
     def close(self) -> None:
-        """Says what was left as it is."""
+        """Warns of texts that were left as they are."""
         if self._kept:
             logger.warning(
                 "%d texts were not shifted, as the shift has no vector for their language: %s.",

@@ -1,6 +1,9 @@
-"""Names of languages, as data and people write them, to those of an encoder's language adapters (X-MOD)."""
+"""Language adapters (X-MOD): which one a name of a language means, and how they run under autocast."""
 
 from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
 
 # Names of languages that have an adapter under another one: ISO 639-1's old codes, and a language's written forms.
 _SAME = {
@@ -42,8 +45,28 @@ def find_adapter(language: str, adapters: Sequence[str]) -> str | None:
     return of_language[0] if first and of_language else None
 
 
+def keep_states_dtype(encoder: nn.Module) -> None:
+    """Lets language adapters run under autocast, in place.
+
+    X-MOD puts what its adapters give into states as its LayerNorm gives them, and such an assignment casts nothing:
+    under autocast the one is bf16, the other fp32, and PyTorch refuses. So adapters give what they were given.
+
+    Args:
+        encoder: Any encoder; those without adapters stay as they are.
+    """
+    for module in encoder.modules():
+        adapters = getattr(module, "adapter_modules", None)
+        if isinstance(adapters, nn.ModuleDict):
+            for adapter in adapters.values():
+                adapter.register_forward_hook(_as_given)
+
+
+def _as_given(adapter: nn.Module, given: tuple[Any, ...], found: Tensor) -> Tensor:
+    return found.to(given[0].dtype)
+
+
 def _plain(language: str) -> str:
     return language.strip().lower().replace("_", "-")
 
 
-__all__ = ["find_adapter"]
+__all__ = ["find_adapter", "keep_states_dtype"]
