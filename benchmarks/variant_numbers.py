@@ -12,7 +12,7 @@ def training_numbers(state: dict) -> dict[str, float]:
     last = [line for line in lines if "loss" in line][-3:]
     means = {
         f"log {key}": statistics.fmean(line[key] for line in last)
-        for key in last[-1]
+        for key in (last[-1] if last else {})  # a run of one step may have no line
         if key not in {"step", "epoch"} and all(isinstance(line.get(key), (int, float)) for line in last)
     }
     return {"seconds a step": end["train_runtime"] / end["step"], **means}

@@ -56,6 +56,7 @@ def test_training_numbers_are_the_mean_of_the_last_three_lines(bench):
     lines = [{"loss": loss, "kl": 2 * loss, "step": step} for step, loss in enumerate([9.0, 1.0, 2.0, 3.0])]
     found = bench.training_numbers({"log_history": [*lines, {"train_runtime": 20.0, "step": 10}]})
     assert found == {"seconds a step": 2.0, "log loss": 2.0, "log kl": 4.0}
+    assert bench.training_numbers({"log_history": [{"train_runtime": 3.0, "step": 1}]}) == {"seconds a step": 3.0}
 
 
 def test_translation_numbers_name_the_worst_language(bench):
