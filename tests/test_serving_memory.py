@@ -58,6 +58,7 @@ with without_onednn(sys.argv[1] == "without oneDNN"):
         encode([rng.randint(3, longest) for _ in range(rng.randint(1, 4096 // longest // 2))])
     time.sleep(2.1)
     encode([8])
+batcher.close()  # a worker that still lives when Python ends may end it with an abort
 result = found
 """
 
