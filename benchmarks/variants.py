@@ -141,7 +141,7 @@ def measured(name: str, seed: int, settings: dict, stage: str, options: argparse
         for setting, numbers_of in (("matrix", matrix_numbers), ("mixed", mixed_numbers)):
             how = ["--setting", setting, "--dtype", options.dtype, "--cache", str(folder / "cache")]
             output = ["--output", str(folder / setting)]
-            call(f"{setting}.log", "-m", "milco_hf.cli", "evaluate", f"{name}={model}", *where, *how, *output)
+            call(f"{setting}.log", "-m", "milco_hf.cli", "evaluate", f"model={model}", *where, *how, *output)
             results = json.loads((folder / setting / "results.json").read_text(encoding="utf-8"))
             numbers |= numbers_of(results["results"])
         shutil.rmtree(folder / "cache")
