@@ -80,7 +80,7 @@ def test_memory_is_given_back_after_batches_of_many_sizes(tmp_path):
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="oneDNN stays on without MKL")
 def test_memory_stands_still_without_onednn(tmp_path):
     found = resident("without oneDNN", tmp_path)
-    assert max(found) - max(found[:40]) < 16  # with it, 35
+    assert max(found) - max(found[:40]) < 30  # measured: 4 to 22, and with it 35 to 46
 
 
 def test_it_gives_back_every_few_seconds(monkeypatch):
