@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 import fresh
 import milco_hf
 from helpers_serving import StandInIndex
+from milco_hf.allocator import GivesBack
 from milco_hf.serving import create_app
-from milco_hf.serving.allocator import GivesBack
 
 # Narrow, so that it is quick, but with tensors as large as those of a model with 12,000 terms.
 SCRIPT = """
@@ -25,7 +25,7 @@ import torch
 from transformers import XLMRobertaConfig
 from milco_hf import MilcoConfig, MilcoForSparseEncoding
 from milco_hf.encoding.rows import Job, encode_batch
-from milco_hf.serving.allocator import GivesBack, without_onednn
+from milco_hf.allocator import GivesBack, without_onednn
 from milco_hf.serving.batching import Batcher
 
 TERMS = 12_000
@@ -90,7 +90,7 @@ def test_memory_stands_still_without_onednn(tmp_path):
 
 def test_it_gives_back_every_few_seconds(monkeypatch):
     clock, times = [100.0], []
-    monkeypatch.setattr("milco_hf.serving.allocator.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("milco_hf.allocator.time.monotonic", lambda: clock[0])
     gives_back = GivesBack(2.0, lambda: times.append(clock[0]))
     for clock[0] in (100.5, 101.9, 102.0, 103.9, 104.1, 104.2, 110.0):
         gives_back()
@@ -98,10 +98,10 @@ def test_it_gives_back_every_few_seconds(monkeypatch):
 
 
 def test_there_is_nothing_to_call_without_glibc(monkeypatch):
-    monkeypatch.setattr("milco_hf.serving.allocator.ctypes.CDLL", lambda name: object())
+    monkeypatch.setattr("milco_hf.allocator.ctypes.CDLL", lambda name: object())
     GivesBack(0.0)()
-    monkeypatch.setattr("milco_hf.serving.allocator.sys.platform", "win32")
-    monkeypatch.delattr("milco_hf.serving.allocator.ctypes.CDLL")
+    monkeypatch.setattr("milco_hf.allocator.sys.platform", "win32")
+    monkeypatch.delattr("milco_hf.allocator.ctypes.CDLL")
     GivesBack(0.0)()
 
 

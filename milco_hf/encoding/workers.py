@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import multiprocessing
 
+from milco_hf.allocator import GivesBack, without_onednn
 from milco_hf.encoding.rows import Batch, Job, Rows, encode_batch
 from milco_hf.modeling import MilcoForSparseEncoding
 
@@ -24,9 +25,10 @@ def encode_here(model: MilcoForSparseEncoding, batches: Iterable[Batch], job: Jo
     """Encodes batches one after the other; the model is in evaluation mode meanwhile."""
     was_training = model.training
     model.eval()
+    gives_back = GivesBack()
     try:
         for batch in batches:
-            yield batch, encode_batch(model, batch, job)
+            yield batch, _rows(model, batch, job, gives_back)
     finally:
         model.train(was_training)
 
@@ -71,6 +73,15 @@ def encode_on(
             pool.shutdown(cancel_futures=True)
 
 
+def _rows(model: MilcoForSparseEncoding, batch: Batch, job: Job, gives_back: GivesBack) -> Rows:
+    """A batch's rows, in memory that does not grow with every new size of a batch."""
+    in_fp32 = model.device.type == "cpu" and model.dtype == torch.float32 and job.dtype is None
+    with without_onednn(in_fp32):
+        rows = encode_batch(model, batch, job)
+    gives_back()
+    return rows
+
+
 def _finished(waiting: deque) -> tuple[Batch, Rows]:
     batch, future = waiting.popleft()
     return batch, future.result()
@@ -82,7 +93,7 @@ _process: dict[str, Any] = {}
 
 def _start(path: Path, free: Any, job: Job, threads: int) -> None:
     torch.set_num_threads(threads)
-    _process.update(path=path, free=free, job=job)
+    _process.update(path=path, free=free, job=job, gives_back=GivesBack())
 
 
 def _encode(batch: Batch) -> Rows:
@@ -91,7 +102,7 @@ def _encode(batch: Batch) -> Rows:
         device = _process["free"].get()
         # our own file of a moment ago, so that unpickling it is safe
         _process["model"] = torch.load(_process["path"], map_location=device, weights_only=False).to(device)
-    return encode_batch(_process["model"], batch, _process["job"])
+    return _rows(_process["model"], batch, _process["job"], _process["gives_back"])
 
 
 __all__ = ["encode_here", "encode_on"]

@@ -12,8 +12,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from milco_hf.allocator import without_onednn
 from milco_hf.pruning import Prune
-from milco_hf.serving.allocator import without_onednn
 from milco_hf.serving.answers import json_response
 from milco_hf.serving.errors import BACKEND, NOT_FOUND, VALIDATION, Refused
 from milco_hf.serving.guard import OPEN_PATHS, Guard

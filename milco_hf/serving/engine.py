@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from milco_hf.allocator import GivesBack
 from milco_hf.encoding.opening import Opened, default_batch_tokens
 from milco_hf.encoding.routes import Routes
 from milco_hf.encoding.rows import Job, encode_batch
 from milco_hf.fingerprint import model_fingerprint
 from milco_hf.pruning import Pruning, prune
-from milco_hf.serving.allocator import GivesBack
 from milco_hf.serving.batching import Batcher, Row, waited_too_long
 from milco_hf.serving.errors import VALIDATION, Refused
 from milco_hf.serving.metrics import Metrics

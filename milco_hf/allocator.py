@@ -1,4 +1,4 @@
-"""Keeps a server's resident memory from growing as it works: fewer things that stay, and free memory given back.
+"""Keeps resident memory from growing in long work: fewer things that stay, and free memory given back.
 
 glibc puts allocations of 128 KiB and more on pages of their own, but raises that to 32 MiB as it sees them freed. From
 then on tensors of ever other sizes lie on heaps, between small things that stay: oneDNN keeps a primitive for every new
