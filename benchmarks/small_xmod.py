@@ -18,17 +18,13 @@ import logging
 from pathlib import Path
 
 import torch
+from new_vocabulary import KEPT
 from transformers import AutoTokenizer, XmodConfig, XmodModel, set_seed
 
 import milco_hf
 from milco_hf.assembly import assemble, milco_tokenizer, write_checkpoint
 from milco_hf.model_card import CardDetails
 from milco_hf.modeling import MilcoConfig
-
-KEPT = (
-    *("pivot_vocab_size", "pivot_hidden_size", "pivot_hidden_act", "pivot_norm_eps", "pivot_norm_bias"),
-    *("pivot_transform_bias", "connector_act", "echo", "echo_source", "echo_activation", "echo_pooling"),
-)
 
 
 def main() -> None:

@@ -113,10 +113,14 @@ def main() -> None:
 def measured(name: str, seed: int, settings: dict, stage: str, options: argparse.Namespace) -> dict:
     """One run's numbers: trained and evaluated now, or read from where an earlier call left them."""
     folder = (options.output / f"{name}-{seed}").resolve()
+    config, model = folder / "recipe.yaml", folder / "model"
     if (folder / DONE).is_file():
+        if yaml.safe_load(config.read_text(encoding="utf-8")) != settings:
+            raise SystemExit(
+                f"{folder} was run with other settings (recipe.yaml); remove it, or give another --output."
+            )
         return json.loads((folder / DONE).read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
-    config, model = folder / "recipe.yaml", folder / "model"
     config.write_text(yaml.safe_dump(settings, allow_unicode=True, sort_keys=False), encoding="utf-8")
     threads = str(max(1, (os.cpu_count() or 1) // options.jobs))
     variables = {**os.environ, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}

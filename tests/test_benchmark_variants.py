@@ -85,3 +85,14 @@ def test_every_setting_of_the_variants_that_come_with_it_exists(bench, path):
     known = {field.name for group in CLASSES[read.stage] for field in dataclasses.fields(group)}
     for own in read.variants.values():
         assert {**read.shared, **own}.keys() <= known
+
+
+def test_a_run_that_is_there_with_other_settings_is_not_taken_for_this_one(bench, tmp_path):
+    folder = tmp_path / "plain-0"
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text("seed: 0\nmax_steps: 5")
+    (folder / bench.DONE).write_text('{"within": 0.5}')
+    options = bench.arguments(["recipe", "variants", "--data", "x", "--output", str(tmp_path)])
+    assert bench.measured("plain", 0, {"max_steps": 5, "seed": 0}, "sct", options) == {"within": 0.5}
+    with pytest.raises(SystemExit, match="was run with other settings"):
+        bench.measured("plain", 0, {"max_steps": 6, "seed": 0}, "sct", options)

@@ -178,7 +178,8 @@ def open_model(
             return load(place, **options)
         place = str(folder)
     elif place.count("/") > 1 or place.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"There is no model {place!r}: no such folder.")
+        hint = " In NAME=MODEL, NAME takes letters, digits and . _ @ + : - alone." if "=" in place else ""
+        raise FileNotFoundError(f"There is no model {place!r}: no such folder.{hint}")
     else:
         try:
             options["local_files_only"] = not on_hub(place, revision=revision)
