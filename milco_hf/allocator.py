@@ -54,20 +54,49 @@ def _malloc_trim() -> Callable[[], object] | None:
     return None if trim is None else lambda: trim(ctypes.c_size_t(0))
 
 
+class _OneDnn:
+    """oneDNN's switch, which the whole process shares: the first who wants it off turns it, the last turns it back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._off = 0
+        self._before = True
+
+    def turn_off(self) -> None:
+        with self._lock:
+            if self._off == 0:
+                self._before = torch.backends.mkldnn.enabled
+                torch.backends.mkldnn.enabled = False
+            self._off += 1
+
+    def turn_back(self) -> None:
+        with self._lock:
+            self._off -= 1
+            if self._off == 0:
+                torch.backends.mkldnn.enabled = self._before
+
+
+_onednn = _OneDnn()
+
+
 @contextmanager
 def without_onednn(off: bool) -> Iterator[None]:
     """Turns oneDNN off in the whole process as long as the context lasts; torch's own kernels do its work.
+
+    Contexts of several threads may overlap: oneDNN comes back when the last of them ends.
 
     Args:
         off: Whether to do so, where torch has MKL: that multiplies in fp32, and leaves oneDNN nothing but GELU. In bf16
             oneDNN multiplies, and without MKL (on ARM) in fp32 too.
     """
-    before = torch.backends.mkldnn.enabled
-    torch.backends.mkldnn.enabled = before and not (off and torch.backends.mkl.is_available())
+    if not (off and torch.backends.mkl.is_available()):
+        yield
+        return
+    _onednn.turn_off()
     try:
         yield
     finally:
-        torch.backends.mkldnn.enabled = before
+        _onednn.turn_back()
 
 
 __all__ = ["GivesBack", "without_onednn"]

@@ -26,6 +26,15 @@ def _package_logger_as_it_was():
     package.setLevel(level)
 
 
+@pytest.fixture(autouse=True)
+def _torch_as_it_was():
+    """What a test leaves changed in the process would change the last digits of those after it."""
+    before = torch.backends.mkldnn.enabled
+    yield
+    after, torch.backends.mkldnn.enabled = torch.backends.mkldnn.enabled, before
+    assert after == before, "oneDNN was left switched"
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """Folder of a tiny random checkpoint; tests must not write into it."""

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 import fresh
 import milco_hf
 from helpers_serving import StandInIndex
-from milco_hf.allocator import GivesBack
+from milco_hf.allocator import GivesBack, without_onednn
 from milco_hf.serving import create_app
 
 # Narrow, so that it is quick, but with tensors as large as those of a model with 12,000 terms.
@@ -125,3 +125,18 @@ def test_onednn_is_off_while_a_cpu_computes_in_fp32_with_mkl(checkpoint, dtype, 
     with TestClient(app):
         assert torch.backends.mkldnn.enabled is (dtype is not None or not mkl)
     assert torch.backends.mkldnn.enabled
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("first", [0, 1])
+def test_onednn_comes_back_when_the_last_of_overlapping_contexts_ends(first, enabled, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", enabled)
+    contexts = [without_onednn(True), without_onednn(True)]
+    for context in contexts:
+        context.__enter__()
+        assert not torch.backends.mkldnn.enabled
+    contexts[first].__exit__(None, None, None)
+    assert not torch.backends.mkldnn.enabled
+    contexts[1 - first].__exit__(None, None, None)
+    assert torch.backends.mkldnn.enabled is enabled
