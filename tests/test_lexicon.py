@@ -152,17 +152,19 @@ def test_saved_teacher_gives_unit_vectors(tmp_path):
     np.testing.assert_allclose(vector.numpy(), expected, atol=1e-6)
 
 
-def test_prepare_writes_a_start_that_opens(tmp_path):
+@pytest.mark.parametrize("romanize", [False, True])
+def test_prepare_writes_a_start_that_opens(romanize, tmp_path):
     lines = [f"{english}\t{german}\ttoy\n" for english, german in zip(ENGLISH, GERMAN, strict=True)]
     (tmp_path / "en-de.tsv").write_text("".join(lines), encoding="utf-8")
     settings = PreparationSettings(
         source_vocab_size=26, pivot_vocab_size=25, hidden_size=16, layers=1, heads=2, intermediate_size=24,
-        max_length=32, stop_below=0.5, fit_rounds=2,
+        max_length=32, stop_below=0.5, fit_rounds=2, romanize=romanize, letters=2,
     )  # fmt: skip
     model = prepare([str(tmp_path / "en-de.tsv")], tmp_path / "out", [], settings)
     opened = MilcoForSparseEncoding.from_pretrained(tmp_path / "out" / "start")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / "start")
     assert len(tokenizer) == 51 == opened.config.projection_dim
     inputs = tokenizer(["das rote haus", "auto"], padding=True, return_tensors="pt")
+    assert (tokenizer.tokenize("häuser") == tokenizer.tokenize("hauser")) is romanize
     with torch.no_grad():
         torch.testing.assert_close(opened(**inputs).embeddings, model.eval()(**inputs).embeddings)

@@ -8,6 +8,7 @@ About ten minutes on two cores for 1.5 million pairs.
 
 import argparse
 import logging
+from argparse import BooleanOptionalAction
 from dataclasses import fields
 
 from milco_hf.training.lexicon.preparation import PreparationSettings, prepare
@@ -34,7 +35,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     for setting in fields(PreparationSettings):
         flag = "--" + setting.name.replace("_", "-")
-        parser.add_argument(flag, type=type(setting.default), default=setting.default, help="default: %(default)s")
+        known = {"action": BooleanOptionalAction} if setting.type == "bool" else {"type": type(setting.default)}
+        parser.add_argument(flag, **known, default=setting.default, help="default: %(default)s")
     options = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     data, output, excluded = options.pop("data"), options.pop("output"), options.pop("exclude_sources")

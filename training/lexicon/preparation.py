@@ -18,7 +18,11 @@ from milco_hf.training.data.sources import SourceSpec
 from milco_hf.training.lexicon.association import ibm1, token_presence
 from milco_hf.training.lexicon.factorization import fit_lexicon, lexicon_logits, start_as_lexicon
 from milco_hf.training.lexicon.teacher import saturated_idf, save_teacher
-from milco_hf.training.lexicon.tokenizers import train_pivot_tokenizer, train_source_tokenizer
+from milco_hf.training.lexicon.tokenizers import (
+    train_pivot_tokenizer,
+    train_romanized_tokenizer,
+    train_source_tokenizer,
+)
 from milco_hf.vocabulary import one_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -29,6 +33,9 @@ class PreparationSettings:
     """Sizes and settings of milco-mini's start.
 
     Attributes:
+        romanize: whether the source tokenizer writes other alphabets in Latin letters, spelt alike, and cuts words from
+            their beginning (`tokenizers.train_romanized_tokenizer`), or is a Unigram model of the text as it is.
+        letters: Latin letters of a piece, at most, where romanised.
         source_vocab_size: V_s, pieces of the multilingual tokenizer.
         pivot_vocab_size: V_e, English terms.
         tokenizer_texts: texts per language that the source tokenizer is trained on; English gets six times as many.
@@ -46,6 +53,8 @@ class PreparationSettings:
         seed: seeds every draw.
     """
 
+    romanize: bool = False
+    letters: int = 5
     source_vocab_size: int = 32_000
     pivot_vocab_size: int = 12_000
     tokenizer_texts: int = 10_000
@@ -87,9 +96,13 @@ def prepare(
     english = sorted(set(pairs.texts("english")))
     logger.info("%d pairs, %d distinct English texts", len(pairs), len(english))
 
-    source_tokenizer = train_source_tokenizer(
-        _tokenizer_texts(pairs, english, settings), settings.source_vocab_size, settings.max_length
-    )
+    texts = _tokenizer_texts(pairs, english, settings)
+    if settings.romanize:
+        source_tokenizer = train_romanized_tokenizer(
+            texts, settings.source_vocab_size, settings.letters, max_length=settings.max_length
+        )
+    else:
+        source_tokenizer = train_source_tokenizer(texts, settings.source_vocab_size, settings.max_length)
     source_tokenizer.save_pretrained(output / "source-tokenizer")
     pivot_tokenizer = train_pivot_tokenizer(english, settings.pivot_vocab_size)
     pivot_tokenizer.save_pretrained(output / "pivot-tokenizer")
