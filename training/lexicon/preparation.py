@@ -39,6 +39,8 @@ class PreparationSettings:
         source_vocab_size: V_s, pieces of the multilingual tokenizer.
         pivot_vocab_size: V_e, English terms.
         tokenizer_texts: texts per language that the source tokenizer is trained on; English gets six times as many.
+        own_letters: how many times as many a language gets whose letters are no others' (Chinese, Japanese, Korean,
+            Thai, Hebrew; Arabic and Persian), since nothing else brings its pieces.
         hidden_size: d_L = d_e.
         layers, heads, intermediate_size: of the encoder.
         max_length: longest text in tokens that the encoder takes.
@@ -58,6 +60,7 @@ class PreparationSettings:
     source_vocab_size: int = 32_000
     pivot_vocab_size: int = 12_000
     tokenizer_texts: int = 10_000
+    own_letters: float = 1.0
     hidden_size: int = 256
     layers: int = 3
     heads: int = 4
@@ -135,17 +138,23 @@ def prepare(
     return model
 
 
-def _balanced_rows(pairs: PairDataset, limit: int, seed: int) -> np.ndarray:
-    """At most `limit` pairs of each language, drawn at random, [n] row numbers."""
+_OWN_LETTERS = {"ar", "fa", "he", "ja", "ko", "th", "zh"}
+
+
+def _balanced_rows(pairs: PairDataset, limit: int, seed: int, own_letters: float = 1.0) -> np.ndarray:
+    """At most `limit` pairs of each language, drawn at random, [n] row numbers; more where its letters are its own."""
     generator = np.random.default_rng(seed)
-    drawn = [generator.permutation(rows)[:limit] for rows in pairs.by_language().values()]
+    drawn = []
+    for language, rows in pairs.by_language().items():
+        share = own_letters if language in _OWN_LETTERS else 1.0
+        drawn.append(generator.permutation(rows)[: round(limit * share)])
     return np.sort(np.concatenate(drawn))
 
 
 def _tokenizer_texts(pairs: PairDataset, english: Sequence[str], settings: PreparationSettings) -> list[str]:
     """Texts that the source tokenizer is trained on, English ones among them."""
     generator = np.random.default_rng(settings.seed)
-    texts = pairs.texts("other", _balanced_rows(pairs, settings.tokenizer_texts, settings.seed))
+    texts = pairs.texts("other", _balanced_rows(pairs, settings.tokenizer_texts, settings.seed, settings.own_letters))
     count = min(len(english), 6 * settings.tokenizer_texts)
     texts += [english[number] for number in generator.choice(len(english), count, replace=False)]
     return [texts[number] for number in generator.permutation(len(texts))]

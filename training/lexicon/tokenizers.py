@@ -56,10 +56,10 @@ def train_romanized_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Train a tokenizer that cuts the same name alike in every alphabet.
 
-    Letters become Latin ones (`romanization`), and a word is cut after every fifth letter from its beginning, before
-    BPE joins what is frequent within the cuts. So endings seldom change a word's first piece, and where one language
-    writes -as and another -ers the beginning is still the same. Cutting words to their first five letters is a known
-    stemmer (Can et al., 2008, for Turkish).
+    Letters become Latin ones (`romanization`), and a word is cut after every fifth letter from its beginning (fourth in
+    Arabic and Hebrew, second syllable in Korean), before BPE joins what is frequent within the cuts. So endings seldom
+    change a word's first piece, and where one language writes -as and another -ers the beginning is still the same.
+    A word's first letters alone are a known stemmer (Can et al., 2008: five for Turkish).
 
     Args:
         texts: texts of all languages, balanced by the caller.
@@ -77,11 +77,12 @@ def train_romanized_tokenizer(
     """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
     tokenizer.normalizer = romanizer()
+    cuts = rf"▁?(?:[\p{{Latin}}\p{{N}}]{{1,{letters}}}|\p{{Arabic}}{{1,4}}|\p{{Hebrew}}{{1,4}}|\p{{Hangul}}{{1,2}})"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(),
             pre_tokenizers.Punctuation(),
-            pre_tokenizers.Split(Regex(rf"▁?[\p{{Latin}}\p{{N}}]{{1,{letters}}}"), "isolated"),
+            pre_tokenizers.Split(Regex(cuts), "isolated"),
         ]
     )
     tokenizer.decoder = token_decoders.Metaspace()
