@@ -87,6 +87,15 @@ def test_every_field_has_a_label_and_the_script_finds_what_it_looks_for(client):
     assert {"dir": "auto"}.items() <= page.all("input")[0].items()
 
 
+def test_the_query_s_language_can_be_chosen_where_the_encoder_has_adapters(client):
+    (choice,) = [tag for tag in _Page(client.get("/").text).all("select") if tag["id"] == "query-language"]
+    assert "hidden" in choice  # until `/info` names adapters
+    assert client.get("/info").json()["language_adapters"] is None
+    assert 'offer("query-language", adapters' in SCRIPT
+    assert "body.query_language = queryLanguage" in SCRIPT
+    assert "{ query, prune, query_language, id: hit.id" in SCRIPT
+
+
 def test_the_script_has_no_way_to_write_html():
     # textContent and createElement alone; the explanation goes into a frame of an origin of its own
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|new Function", SCRIPT)

@@ -42,18 +42,28 @@ async function describe() {
   const info = await (await ask("info")).json();
   const index = info.index || {};
   $("about").textContent = `${info.model_id} on ${info.devices.join(", ")} · ${index.documents} documents`;
-  const select = $("language");
-  const chosen = select.value || new URLSearchParams(location.search).get("language") || "";
-  while (select.options.length > 1) select.remove(1);
-  for (const [language, count] of languages(index)) {
-    const option = element("option", "", `${language} (${count})`);
-    option.value = language;
-    select.append(option);
-  }
-  select.value = chosen;
+  offer("language", languages(index).map(([language, count]) => [language, `${language} (${count})`]));
+  // only encoders with language adapters read each language in its own way
+  const adapters = info.language_adapters || [];
+  offer("query-language", adapters.map((language) => [language, `query: ${language}`]));
+  $("query-language").hidden = adapters.length === 0;
   $("mass-note").textContent =
     `Prunes the query alone, before the search; 100 %: ${pruning(info.query)}. ` +
     `Documents stay as the index holds them: ${pruning(info.document)}.`;
+}
+
+// Fills a choice; what was chosen stays so, or is what the address says.
+function offer(id, options) {
+  const select = $(id);
+  const chosen = select.value || new URLSearchParams(location.search).get(id) || "";
+  while (select.options.length > 1) select.remove(1);
+  for (const [value, text] of options) {
+    const option = element("option", "", text);
+    option.value = value;
+    select.append(option);
+  }
+  select.value = chosen;
+  if (select.selectedIndex < 0) select.value = ""; // the address names none of them
 }
 
 function pruning(kind) {
@@ -72,14 +82,17 @@ async function search() {
   const number = ++latest;
   const mass = Number($("mass").value) / 100;
   const language = $("language").value;
+  const queryLanguage = $("query-language").value;
   const place = new URLSearchParams({ q: query });
   if (language) place.set("language", language);
+  if (queryLanguage) place.set("query-language", queryLanguage);
   if (mass < 1) place.set("mass", String(mass));
   history.replaceState(null, "", `?${place}`);
   say("Searching …");
   const start = performance.now();
   const body = { query, k: 10, terms: TERMS, truncate: true };
   if (language) body.language = language;
+  if (queryLanguage) body.query_language = queryLanguage;
   if (mass < 1) body.prune = `mass:${mass}`;
   try {
     const found = await (await ask("search", body)).json();
@@ -91,7 +104,7 @@ async function search() {
       `${count === 0 ? "No document shares a term with the query" : `${count} document${count === 1 ? "" : "s"}`}, ` +
         `${seconds} s. Searched with ${searched} of the query's ${dimensions} dimensions.`,
     );
-    $("results").replaceChildren(...found.hits.map((hit, row) => result(hit, row, query, body.prune)));
+    $("results").replaceChildren(...found.hits.map((hit, row) => result(hit, row, body)));
   } catch (error) {
     if (number !== latest) return;
     $("results").replaceChildren();
@@ -99,7 +112,7 @@ async function search() {
   }
 }
 
-function result(hit, row, query, prune) {
+function result(hit, row, asked) {
   const item = element("li");
   const meta = element("div", "meta");
   meta.append(element("span", "place", `${row + 1}`));
@@ -122,7 +135,7 @@ function result(hit, row, query, prune) {
   why.type = "button";
   why.setAttribute("aria-expanded", "false");
   why.setAttribute("aria-label", `Why did result ${row + 1} match?`);
-  why.addEventListener("click", () => explain(why, item, hit, query, prune));
+  why.addEventListener("click", () => explain(why, item, hit, asked));
   below.append(list, why);
   item.append(below);
   return item;
@@ -148,7 +161,7 @@ function shown(hit) {
   return (start > 0 ? "… " : "") + text + (Math.min(end, start + longest) < points.length ? " …" : "");
 }
 
-async function explain(button, item, hit, query, prune) {
+async function explain(button, item, hit, asked) {
   const open = item.querySelector("iframe");
   if (open) {
     open.remove();
@@ -158,9 +171,9 @@ async function explain(button, item, hit, query, prune) {
   if (button.getAttribute("aria-busy")) return;
   button.setAttribute("aria-busy", "true"); // not disabled: that would take the keyboard's place away
   try {
-    const body = { query, id: hit.id, format: "html" };
+    const { query, prune, query_language } = asked;
+    const body = { query, prune, query_language, id: hit.id, format: "html" }; // JSON leaves out what is undefined
     if (hit.passage) body.passage = hit.passage;
-    if (prune) body.prune = prune;
     const page = await (await ask("explain", body)).text();
     const frame = element("iframe");
     frame.setAttribute("sandbox", "allow-scripts"); // an origin of its own: it cannot reach this page
@@ -185,7 +198,7 @@ $("mass").addEventListener("change", () => {
   clearTimeout(soon); // a key that is held down moves the slider many times
   soon = setTimeout(search, 200);
 });
-$("language").addEventListener("change", search);
+for (const id of ["language", "query-language"]) $(id).addEventListener("change", search);
 document.addEventListener("keydown", (event) => {
   if (event.key === "/" && !event.target.closest("input, select, button")) {
     event.preventDefault();
