@@ -158,7 +158,7 @@ def test_prepare_writes_a_start_that_opens(romanize, tmp_path):
     (tmp_path / "en-de.tsv").write_text("".join(lines), encoding="utf-8")
     settings = PreparationSettings(
         source_vocab_size=26, pivot_vocab_size=25, hidden_size=16, layers=1, heads=2, intermediate_size=24,
-        max_length=32, stop_below=0.5, fit_rounds=2, romanize=romanize, letters=2,
+        max_length=32, stop_below=0.5, fit_rounds=2, romanize=romanize, letters=2 if romanize else 5,
     )  # fmt: skip
     model = prepare([str(tmp_path / "en-de.tsv")], tmp_path / "out", [], settings)
     opened = MilcoForSparseEncoding.from_pretrained(tmp_path / "out" / "start")
@@ -168,3 +168,10 @@ def test_prepare_writes_a_start_that_opens(romanize, tmp_path):
     assert (tokenizer.tokenize("häuser") == tokenizer.tokenize("hauser")) is romanize
     with torch.no_grad():
         torch.testing.assert_close(opened(**inputs).embeddings, model.eval()(**inputs).embeddings)
+
+
+def test_settings_that_would_do_nothing_are_refused():
+    with pytest.raises(ValueError, match="letters=4 cuts romanised words only"):
+        PreparationSettings(letters=4)
+    with pytest.raises(ValueError, match=r"own_letters must be above 0, got -1"):
+        PreparationSettings(own_letters=-1)

@@ -69,6 +69,7 @@ def test_the_compiled_form_is_the_rules_one_by_one(normalizer, text):
         (["Tesla", "Τέσλα", "Тесла", "टेसला", "ტესლა"], "tesla"),
         (["Philosophie", "filozofie", "φιλοσοφιε"], "filosofie"),
         (["Warschau", "варсау"], "varsau"),
+        (["İstanbul", "istanbul", "ISTANBUL"], "istanbul"),
         (["Bratislava \t\n Žižka", "bratislava  sisca"], "bratislava siska"),
     ],
 )
@@ -152,6 +153,8 @@ def test_it_needs_nothing_once_made(tokenizer, tmp_path):
 
 
 def test_sizes_that_cannot_be_say_so():
+    with pytest.raises(ValueError, match="letters must be at least 1, got 0"):
+        train_romanized_tokenizer(TEXTS * 5, 300, letters=0)
     with pytest.raises(ValueError, match="more than 50 pieces: raise the size or min_count"):
         train_romanized_tokenizer(TEXTS * 5, 50)
     with pytest.raises(ValueError, match="lower the source vocabulary's size"):

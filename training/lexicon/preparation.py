@@ -27,6 +27,8 @@ from milco_hf.vocabulary import one_vocabulary
 
 logger = logging.getLogger(__name__)
 
+_OWN_LETTERS = {"ar", "fa", "he", "ja", "ko", "th", "zh"}
+
 
 @dataclass
 class PreparationSettings:
@@ -77,6 +79,12 @@ class PreparationSettings:
     fit_rounds: int = 14
     echo_bias: float = 0.02
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.letters != type(self).letters and not self.romanize:
+            raise ValueError(f"letters={self.letters} cuts romanised words only: set romanize (--romanize) as well.")
+        if self.own_letters <= 0:
+            raise ValueError(f"own_letters must be above 0, got {self.own_letters}: 1 treats all languages alike.")
 
 
 def prepare(
@@ -136,9 +144,6 @@ def prepare(
     tokenizer = one_vocabulary(source_tokenizer, pivot_tokenizer, settings.source_vocab_size, settings.pivot_vocab_size)
     tokenizer.save_pretrained(output / "start")
     return model
-
-
-_OWN_LETTERS = {"ar", "fa", "he", "ja", "ko", "th", "zh"}
 
 
 def _balanced_rows(pairs: PairDataset, limit: int, seed: int, own_letters: float = 1.0) -> np.ndarray:

@@ -35,6 +35,7 @@ _DIGRAPHS = {"sch": "s", "ph": "f", "th": "t", "kh": "h", "ck": "k", "sh": "s", 
 _LETTERS = {"c": "k", "q": "k", "w": "v", "y": "i", "z": "s", "x": "ks", "j": "i"}
 
 _VOWEL_SIGNS = [*range(0x591, 0x5C8), *range(0x64B, 0x660), 0x640, 0x670]
+_MARKS = range(0x300, 0x370)  # those that no letter has taken in, such as the dot that İ leaves behind in lower case
 _ARABIC_VARIANTS = {"أ": "ا", "إ": "ا", "آ": "ا", "ٱ": "ا", "ى": "ي", "ی": "ي", "ئ": "ي", "ؤ": "و", "ة": "ه", "ک": "ك"}
 _HALF_SPACE = "(?<=[\u0600-\u06ff])\u200c"  # Persian writes it between a word and its ending
 _PREFIXES = [
@@ -71,7 +72,7 @@ def letter_map() -> dict[str, str]:
         ImportError: anyascii is not installed.
     """
     anyascii = _needed("anyascii").anyascii
-    found = dict.fromkeys(map(chr, _VOWEL_SIGNS), "") | _ARABIC_VARIANTS
+    found = dict.fromkeys(map(chr, [*_VOWEL_SIGNS, *_MARKS]), "") | _ARABIC_VARIANTS
     for ranges in ROMANIZED.values():
         for first, last in ranges:
             for letter in map(chr, range(first, last + 1)):

@@ -73,8 +73,10 @@ def train_romanized_tokenizer(
 
     Raises:
         ImportError: `milco-hf[romanize]` is not installed.
-        ValueError: the texts do not hold `size` pieces, or have more characters than that.
+        ValueError: `letters` is below 1, or the texts do not hold `size` pieces, or have more characters than that.
     """
+    if letters < 1:
+        raise ValueError(f"letters must be at least 1, got {letters}: a piece has so many Latin letters at most.")
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
     tokenizer.normalizer = romanizer()
     cuts = rf"▁?(?:[\p{{Latin}}\p{{N}}]{{1,{letters}}}|\p{{Arabic}}{{1,4}}|\p{{Hebrew}}{{1,4}}|\p{{Hangul}}{{1,2}})"
