@@ -175,3 +175,15 @@ def test_settings_that_would_do_nothing_are_refused():
         PreparationSettings(letters=4)
     with pytest.raises(ValueError, match=r"own_letters must be above 0, got -1"):
         PreparationSettings(own_letters=-1)
+
+
+def test_training_without_its_extra_says_what_to_install(monkeypatch):
+    import importlib
+
+    import milco_hf.training
+
+    with monkeypatch.context() as patched:
+        patched.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ImportError, match=r'pip install "milco-hf\[train\]"'):
+            importlib.reload(milco_hf.training)
+    importlib.reload(milco_hf.training)
