@@ -1,8 +1,13 @@
 """What is done once to trained weights before they are shipped."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 import milco_hf
 import tiny
@@ -21,6 +26,17 @@ def test_half_the_bytes_and_the_same_vectors(checkpoint, tmp_path):
         shipped.encode(tiny.TEXTS).to_dense(), trained.encode(tiny.TEXTS).to_dense(), rtol=0.02, atol=0.02
     )
     assert "tiny-milco" in (tmp_path / "tiny-milco" / "README.md").read_text()
+
+
+def test_where_training_cut_its_texts_is_forgotten(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "trained")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "trained")
+    tokenizer(tiny.TEXTS, truncation=True, max_length=4, padding=True)
+    tokenizer.save_pretrained(tmp_path / "trained")
+    assert len(Tokenizer.from_file(str(tmp_path / "trained" / "tokenizer.json")).encode("a " * 50)) == 4
+    finish(tmp_path / "trained", tmp_path / "shipped")
+    assert len(Tokenizer.from_file(str(tmp_path / "shipped" / "tokenizer.json")).encode("a " * 50)) > 50
+    assert "max_length" not in json.loads((tmp_path / "shipped" / "tokenizer_config.json").read_text())
 
 
 @torch.no_grad()
