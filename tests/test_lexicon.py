@@ -173,6 +173,8 @@ def test_prepare_writes_a_start_that_opens(romanize, tmp_path):
 def test_settings_that_would_do_nothing_are_refused():
     with pytest.raises(ValueError, match="letters=4 cuts romanised words only"):
         PreparationSettings(letters=4)
+    with pytest.raises(ValueError, match="letters must be at least 1, got 0"):
+        PreparationSettings(romanize=True, letters=0)
     with pytest.raises(ValueError, match=r"own_letters must be above 0, got -1"):
         PreparationSettings(own_letters=-1)
 

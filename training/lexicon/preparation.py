@@ -83,6 +83,10 @@ class PreparationSettings:
     def __post_init__(self) -> None:
         if self.letters != type(self).letters and not self.romanize:
             raise ValueError(f"letters={self.letters} cuts romanised words only: set romanize (--romanize) as well.")
+        if self.letters < 1:
+            raise ValueError(
+                f"letters must be at least 1, got {self.letters}: so many Latin letters a piece has at most."
+            )
         if self.own_letters <= 0:
             raise ValueError(f"own_letters must be above 0, got {self.own_letters}: 1 treats all languages alike.")
 
