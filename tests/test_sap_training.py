@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import AutoModel
@@ -280,7 +282,7 @@ def test_limited_time_lets_the_learning_rate_fall_with_the_clock(places, tmp_pat
         now[0] += 10.0
         return now[0]
 
-    monkeypatch.setattr("milco_hf.training.time_limit.time.monotonic", monotonic)
+    monkeypatch.setattr("milco_hf.training.time_limit.time", SimpleNamespace(monotonic=monotonic))
     flags = ("--max_minutes", "1", "--lr_scheduler_type", "linear", "--warmup_steps", "0", "--max_steps", "100")
     trainer = h.train(*places, tmp_path, *flags)
     assert trainer.state.global_step == 6
@@ -288,3 +290,10 @@ def test_limited_time_lets_the_learning_rate_fall_with_the_clock(places, tmp_pat
     assert rates == pytest.approx([0.01 * (6 - step) / 6 for step in range(6)])
     with pytest.raises(ValueError, match="lr_scheduler_type must be one of linear, cosine"):
         h.train(*places, tmp_path, *flags, "--lr_scheduler_type", "polynomial")
+
+
+def test_on_the_cpu_every_step_lets_free_memory_go_back(places, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr("milco_hf.training.stage_trainer.GivesBack", lambda every: lambda: calls.append(every))
+    h.train(*places, tmp_path, "--max_steps", "3")
+    assert calls == [20.0] * 3

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -494,7 +495,7 @@ def test_limited_time(places, tmp_path, monkeypatch):
         now[0] += 10.0
         return now[0]
 
-    monkeypatch.setattr("milco_hf.training.time_limit.time.monotonic", monotonic)
+    monkeypatch.setattr("milco_hf.training.time_limit.time", SimpleNamespace(monotonic=monotonic))
     trainer = s.train(*places, tmp_path, "--max_minutes", "1", "--lr_scheduler_type", "linear", "--max_steps", "100")
     assert trainer.state.global_step == 6
     assert s.logged(trainer, "minutes_left")[-1] == 0

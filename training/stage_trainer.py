@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 from transformers.trainer_utils import seed_worker
 
+from milco_hf.allocator import GivesBack
 from milco_hf.training.checkpoints import WholeCheckpoints
 from milco_hf.training.data.steps import StepSampler
 from milco_hf.training.stage_arguments import TRAINABLE, StageArguments
@@ -22,6 +23,8 @@ from milco_hf.training.trained_parts import trained_parameters
 logger = logging.getLogger(__name__)
 
 WARNING_INTERVAL = 200
+# Seconds between two times that free memory goes back. Each costs: a step touches gigabytes, then page by page anew.
+GIVE_BACK_INTERVAL = 20.0
 
 
 def choose_trained(model: nn.Module, train: list[str], echo_layer: bool = False) -> None:
@@ -74,6 +77,16 @@ class StageTrainer(WholeCheckpoints, Trainer):
         self._sums: dict[str, Tensor] = {}
         self._since = time.perf_counter()
         self._next_warning = 0
+        self._give_back = GivesBack(GIVE_BACK_INTERVAL) if self.args.device.type == "cpu" else None
+
+    # ---- steps ----
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """A step of `Trainer`; on a CPU free memory goes back now and then, which batches of other sizes leave."""
+        loss = super().training_step(*args, **kwargs)
+        if self._give_back is not None:
+            self._give_back()
+        return loss
 
     # ---- data ----
 
