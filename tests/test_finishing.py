@@ -76,3 +76,8 @@ def test_weights_that_half_precision_cannot_hold_are_refused(tmp_path):
     tiny.tokenizer().save_pretrained(tmp_path / "large")
     with pytest.raises(ValueError, match=r"float16 cannot hold the weights of \['head.norm.weight'\]"):
         finish(tmp_path / "large", tmp_path / "out")
+
+
+def test_a_folder_without_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint in 'nowhere': give a folder that"):
+        finish("nowhere", tmp_path / "out")

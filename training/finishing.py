@@ -46,10 +46,13 @@ def finish(
         Parameters in millions, megabytes of safetensors, and the folder.
 
     Raises:
+        FileNotFoundError: there is no such checkpoint.
         ValueError: the dtype is unknown, a weight does not fit in it, or a pruning is none.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}.")
+    if not (Path(checkpoint) / "config.json").is_file():
+        raise FileNotFoundError(f"There is no checkpoint in {str(checkpoint)!r}: give a folder that training wrote.")
     output = Path(output)
     model = MilcoForSparseEncoding.from_pretrained(checkpoint, dtype=torch.float32)
     with torch.no_grad():
