@@ -103,6 +103,15 @@ def test_fitted_model_gives_each_token_its_terms():
     torch.testing.assert_close(found.argmax(dim=1), torch.from_numpy(lexicon.toarray()[4:].argmax(axis=1)))
 
 
+def test_few_rounds_fit_tokens_that_few_steps_see():
+    missed = []
+    for rate in (1.5e-3, 4.5e-2):  # of the embeddings
+        model, lexicon = tiny_model(tokens=400, terms=60), random_lexicon(400, 60)
+        start_as_lexicon(model, lexicon)
+        missed.append(fit_lexicon(model, lexicon, np.ones(400), 14, batch_size=20, embeddings_learning_rate=rate))
+    assert missed[1] < missed[0] / 2
+
+
 def test_every_token_echoes_alike_at_the_start():
     model = tiny_model()
     start_as_lexicon(model, random_lexicon())
@@ -177,6 +186,8 @@ def test_settings_that_would_do_nothing_are_refused():
         PreparationSettings(romanize=True, letters=0)
     with pytest.raises(ValueError, match=r"own_letters must be above 0, got -1"):
         PreparationSettings(own_letters=-1)
+    with pytest.raises(ValueError, match=r"fit_embeddings_rate must be above 0, got 0"):
+        PreparationSettings(fit_embeddings_rate=0)
 
 
 def test_training_without_its_extra_says_what_to_install(monkeypatch):

@@ -95,6 +95,7 @@ def fit_lexicon(
     rounds: int = 10,
     batch_size: int = 512,
     learning_rate: float = 1.5e-3,
+    embeddings_learning_rate: float = 4.5e-2,
     margin: float = 0.05,
     frequent: int = 6000,
     seed: int = 0,
@@ -110,7 +111,9 @@ def fit_lexicon(
         frequencies: texts with each source token, [V_s]; the most frequent ones are seen twice a round.
         rounds: times that every token is seen.
         batch_size: tokens in a step.
-        learning_rate: highest rate of AdamW; falls to 0 linearly.
+        learning_rate: highest rate of AdamW for connector and head; falls to 0 linearly.
+        embeddings_learning_rate: likewise for the embeddings. A token's row, whose entries are about 1, moves only in
+            the `rounds` steps that see it: at 1.5e-3 half of milco-mini's table is missed after 14, at 4.5e-2 2 %.
         margin: how far below zero absent terms shall stay.
         frequent: how many tokens are seen twice a round.
         seed: seeds the order.
@@ -118,9 +121,15 @@ def fit_lexicon(
     Returns:
         The last round's loss: squared error over the squared size of the targets.
     """
-    parts = [model.encoder.embeddings, model.encoder.final_norm, model.connector, model.head]
-    trained = [parameter for part in parts for parameter in part.parameters()]
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    parts = [model.encoder.embeddings.norm, model.encoder.final_norm, model.connector, model.head]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": model.get_input_embeddings().parameters(), "highest": embeddings_learning_rate},
+            {"params": [parameter for part in parts for parameter in part.parameters()], "highest": learning_rate},
+        ],
+        betas=(0.9, 0.98),
+        weight_decay=0.0,
+    )
     generator = np.random.default_rng(seed)
     twice = np.argsort(-frequencies, kind="stable")[:frequent]
     per_round = math.ceil((logits.shape[0] + len(twice)) / batch_size)
@@ -132,7 +141,7 @@ def fit_lexicon(
         for start in range(0, len(order), batch_size):
             step = progress.n
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate * min((step + 1) / 20, max(0.01, 1 - step / progress.total))
+                group["lr"] = group["highest"] * min((step + 1) / 20, max(0.01, 1 - step / progress.total))
             tokens = order[start : start + batch_size]
             wanted = torch.from_numpy(logits[tokens].toarray())
             squares = _row_errors(_token_logits(model, torch.from_numpy(tokens), logits.shape[1]), wanted, margin)

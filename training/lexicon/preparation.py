@@ -52,7 +52,7 @@ class PreparationSettings:
         threshold, power: see `factorization.lexicon_logits`.
         slope, stop_below: see `teacher.saturated_idf`.
         lexicon_scale: about 1 / ‖teacher weights of a sentence‖.
-        fit_rounds: see `factorization.fit_lexicon`.
+        fit_rounds, fit_embeddings_rate: see `factorization.fit_lexicon`.
         echo_bias: where [ECHO]'s bias starts; small beside the teacher's unit vectors.
         seed: seeds every draw.
     """
@@ -77,6 +77,7 @@ class PreparationSettings:
     stop_below: float = 2.5
     lexicon_scale: float = 0.35
     fit_rounds: int = 14
+    fit_embeddings_rate: float = 4.5e-2
     echo_bias: float = 0.02
     seed: int = 0
 
@@ -87,6 +88,8 @@ class PreparationSettings:
             raise ValueError(
                 f"letters must be at least 1, got {self.letters}: so many Latin letters a piece has at most."
             )
+        if self.fit_embeddings_rate <= 0:
+            raise ValueError(f"fit_embeddings_rate must be above 0, got {self.fit_embeddings_rate}.")
         if self.own_letters <= 0:
             raise ValueError(f"own_letters must be above 0, got {self.own_letters}: 1 treats all languages alike.")
 
@@ -143,7 +146,14 @@ def prepare(
 
     model = _fresh_model(source_tokenizer, settings)
     start_as_lexicon(model, logits, settings.seed)
-    fit_lexicon(model, logits, np.asarray(tokens.sum(axis=0)).ravel(), settings.fit_rounds, seed=settings.seed)
+    fit_lexicon(
+        model,
+        logits,
+        np.asarray(tokens.sum(axis=0)).ravel(),
+        settings.fit_rounds,
+        embeddings_learning_rate=settings.fit_embeddings_rate,
+        seed=settings.seed,
+    )
     model.save_pretrained(output / "start")
     tokenizer = one_vocabulary(source_tokenizer, pivot_tokenizer, settings.source_vocab_size, settings.pivot_vocab_size)
     tokenizer.save_pretrained(output / "start")
