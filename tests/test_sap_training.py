@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModel
 
 import helpers_training as h
@@ -182,6 +183,7 @@ def test_a_trained_student_learns_and_its_checkpoints_open_at_once(tmp_path):
         assert encoder.encode(["ruhig"]).shape == (1, len(tiny.tokenizer()))
         assert encoder[0].model.config.training_stages == ["sap"]
         assert sum("teacher" in name for name in encoder.state_dict()) == 0
+        assert Tokenizer.from_file(f"{folder}/tokenizer.json").truncation is None  # training cut its texts
 
 
 def test_early_stopping(places, tmp_path):

@@ -105,3 +105,4 @@ def test_the_command_writes_a_checkpoint(tmp_path):
     torch.testing.assert_close(model.head.decoder.weight, expected.head.decoder.weight)
     assert (model.config.echo_pooling, expected.config.echo_pooling) == ("max", "sum")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["training_stages"] == ["sap"]
+    assert json.loads((tmp_path / "out" / "tokenizer.json").read_text())["truncation"] is None

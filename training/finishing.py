@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from milco_hf.model_card import render_card
 from milco_hf.modeling import MilcoForSparseEncoding
 from milco_hf.pruning import parse
+from milco_hf.training.tokenizer_lengths import without_lengths
 
 DTYPES = ("float16", "bfloat16", "float32")
 
@@ -61,7 +62,7 @@ def finish(
         if how is not None:
             setattr(model.config, name, {view: str(form) for view, form in parse(how).items()} or None)
     model.save_pretrained(output)
-    _without_training_lengths(AutoTokenizer.from_pretrained(checkpoint)).save_pretrained(output)
+    without_lengths(AutoTokenizer.from_pretrained(checkpoint)).save_pretrained(output)
     weights = output / "model.safetensors"
     stored = {name: tensor.to(getattr(torch, dtype)) for name, tensor in load_file(weights).items()}
     lost = [name for name, tensor in stored.items() if not torch.isfinite(tensor).all()]
@@ -73,19 +74,3 @@ def finish(
     parameters = sum(tensor.numel() for tensor in stored.values())
     size = weights.stat().st_size
     return {"parameters_in_millions": parameters / 1e6, "megabytes": size / 1e6, "folder": str(output)}
-
-
-def _without_training_lengths(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """Forgets where training cut its texts, which those who read tokenizer.json themselves would do too."""
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    for name in (
-        "max_length",
-        "stride",
-        "truncation_strategy",
-        "pad_to_multiple_of",
-        "pad_token_type_id",
-        "padding_strategy",
-    ):
-        tokenizer.init_kwargs.pop(name, None)
-    return tokenizer

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import Trainer
+from transformers import PreTrainedTokenizerFast, Trainer
 from transformers.trainer_utils import seed_worker
 
 from milco_hf.allocator import GivesBack
@@ -18,6 +18,7 @@ from milco_hf.training.checkpoints import WholeCheckpoints
 from milco_hf.training.data.steps import StepSampler
 from milco_hf.training.stage_arguments import TRAINABLE, StageArguments
 from milco_hf.training.time_limit import Clock, timed_schedule
+from milco_hf.training.tokenizer_lengths import without_lengths
 from milco_hf.training.trained_parts import trained_parameters
 
 logger = logging.getLogger(__name__)
@@ -172,6 +173,13 @@ class StageTrainer(WholeCheckpoints, Trainer):
     def _embedding_weights(self, model: nn.Module) -> list[nn.Parameter]:
         unwrapped = self.accelerator.unwrap_model(model)
         return list(unwrapped.get_input_embeddings().parameters())
+
+    # ---- saving ----
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if isinstance(self.processing_class, PreTrainedTokenizerFast):
+            without_lengths(self.processing_class)  # the next batch sets them again
+        super()._save(output_dir, state_dict)
 
     # ---- logging ----
 

@@ -16,6 +16,7 @@ from milco_hf.modeling import MilcoForSparseEncoding
 from milco_hf.training.retrieval.echo_start import EchoStartSettings, start_echo
 from milco_hf.training.retrieval.loading import load_rows
 from milco_hf.training.retrieval.sources import RetrievalSource
+from milco_hf.training.tokenizer_lengths import without_lengths
 
 POOLINGS = ("sum", "max")
 
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         model.config.echo_pooling = pooling
     start_echo(model, tokenizer, texts, EchoStartSettings(**options))
     model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
+    without_lengths(tokenizer).save_pretrained(output)
 
 
 if __name__ == "__main__":
