@@ -31,7 +31,8 @@ milco mine "$retrieval/train/en.jsonl.xz" --corpus "$passages" --per-language --
     --max-length 192 --batch-size 64 --dtype bfloat16 --output "$output/mined/en.jsonl.gz"
 milco score "$output/mined/en.jsonl.gz" --corpus "$passages" --model "$teacher" bm25 --weight 1 0.5 \
     --max-length 192 --batch-size 64 --dtype bfloat16 --output "$output/scored/en.jsonl.gz"
-"$python" "$here/sct.py" --config "$here/recipes/milco-mini-sct.yaml" --model "$output/echo-start" --output_dir "$output/sct" \
+OMP_NUM_THREADS=1 "$python" -m torch.distributed.run --standalone --nproc_per_node 2 "$here/sct.py" \
+    --config "$here/recipes/milco-mini-sct.yaml" --model "$output/echo-start" --output_dir "$output/sct" \
     --dev_data "$retrieval/dev" --corpus "$passages" --train_data "$questions" \
     "{\"path\": \"$output/cloze.jsonl.gz\", \"name\": \"cloze\", \"weight\": 1.4}" \
     "{\"path\": \"$output/scored/en.jsonl.gz\", \"name\": \"scored\", \"weight\": 1.0}" "${@:6}"
