@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import helpers_mining as h
 from milco_hf import load
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -28,6 +29,7 @@ def test_every_example_is_tested():
         "cross_lingual_search",
         "train_with_sparse_encoder_trainer",
         "convert_release",
+        "train_cross_encoder_teacher",
         "language_shift",  # in test_debias_evaluation.py
     }
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
@@ -60,6 +62,37 @@ def test_train_with_sparse_encoder_trainer(checkpoint, tmp_path):
     after = load(tmp_path / "trained", device="cpu").encode(["quiet old city"], convert_to_sparse_tensor=False)
     assert before.shape == after.shape
     assert (before - after).abs().max() > 1e-4
+
+
+def test_train_cross_encoder_teacher(tmp_path, capsys):
+    from sentence_transformers import CrossEncoder
+
+    data, base, teacher = h.questions(tmp_path / "data"), h.cross_folder(tmp_path / "base"), tmp_path / "teacher"
+    module, corpus = example("train_cross_encoder_teacher"), str(data / "passages")
+    with pytest.raises(SystemExit, match=r"No row of .*en.jsonl has negatives: write them with milco mine"):
+        module.main([str(data / "en.jsonl"), "--corpus", corpus, "--model", str(base), "--output", str(teacher)])
+    mined = tmp_path / "mined.jsonl"
+    h.run("mine", data / "en.jsonl", "--model", h.dense_folder(tmp_path), "--num-negatives", 4, "--output", mined)
+    answers = {row["query"]: row for row in h.read(mined)}
+    texts = {record["pid"]: record["text"] for record in h.read(data / "passages" / "en.jsonl.gz")}
+    pairs = module.labelled_pairs([str(mined)], [corpus], questions=5, negatives=3, seed=0)
+    assert len(pairs) == 5 * 4
+    for pair in pairs:
+        side = "pos_pid" if pair["label"] else "neg_pid"
+        assert pair["passage"] in [texts[pid] for pid in answers[pair["query"]][side]]
+
+    flags = ["--learning-rate", "1e-2", "--max-length", "32", "--batch-size", "4"]
+    command = [str(mined), "--corpus", corpus, "--model", str(base), "--output", str(teacher), *flags]
+    module.main(command)
+    assert "now: milco score" in capsys.readouterr().out
+    h.run(
+        "score", mined, "--corpus", corpus, "--model", teacher, "--device", "cpu", "--output", tmp_path / "scored.jsonl"
+    )
+    row = h.read(tmp_path / "scored.jsonl")[0]
+    asked = [(row["query"], texts[pid]) for pid in row["neg_pid"]]
+    trained, before = (CrossEncoder(str(folder), device="cpu").predict(asked) for folder in (teacher, base))
+    assert row["neg_scores"] == pytest.approx(trained.tolist(), abs=1e-5)
+    assert abs(trained - before).max() > 1e-3
 
 
 def test_convert_release(tmp_path, capsys):

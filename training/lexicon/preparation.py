@@ -89,7 +89,9 @@ class PreparationSettings:
                 f"letters must be at least 1, got {self.letters}: so many Latin letters a piece has at most."
             )
         if self.fit_embeddings_rate <= 0:
-            raise ValueError(f"fit_embeddings_rate must be above 0, got {self.fit_embeddings_rate}.")
+            raise ValueError(
+                f"fit_embeddings_rate must be above 0, got {self.fit_embeddings_rate}: so far a step moves an embedding."
+            )
         if self.own_letters <= 0:
             raise ValueError(f"own_letters must be above 0, got {self.own_letters}: 1 treats all languages alike.")
 
