@@ -90,7 +90,7 @@ class PreparationSettings:
             )
         if self.fit_embeddings_rate <= 0:
             raise ValueError(
-                f"fit_embeddings_rate must be above 0, got {self.fit_embeddings_rate}: so far a step moves an embedding."
+                f"fit_embeddings_rate must be above 0, got {self.fit_embeddings_rate}: a step moves embeddings so far."
             )
         if self.own_letters <= 0:
             raise ValueError(f"own_letters must be above 0, got {self.own_letters}: 1 treats all languages alike.")
