@@ -129,12 +129,21 @@ def test_two_processes_with_reverse_training_and_parallel_text(one_process, plac
     data = s.write(tmp_path / "rows.jsonl", [*s.bridged(), *s.rows()])
     pairs = "".join(f"{a} {b}\t{x} {y}\n" for (a, x), (b, y) in permutations(zip(s.ENGLISH, s.GERMAN), 2))
     (tmp_path / "en-de.tsv").write_text(pairs)
-    flags = ("--train_data", str(data), "--clear_weight", "0.5", "--pivot_infonce_weight", "0.2", "--parallel_data")
-    flags += (str(tmp_path / "en-de.tsv"), "--alignment_weight", "0.1", "--alignment_infonce_weight", "0.3")
+    flags = ("--train_data", str(data), "--clear_weight", "0.5", "--pivot_infonce_weight", "0.2")
+    flags += ("--short_infonce_weight", "0.1", "--short_dimensions", "4")
+    flags += (
+        "--parallel_data",
+        str(tmp_path / "en-de.tsv"),
+        "--alignment_weight",
+        "0.1",
+        "--alignment_infonce_weight",
+        "0.3",
+    )
     found = run_script(2, tmp_path / "out", *places, *flags, "--per_device_train_batch_size", "4")
     expected = one_process(*flags)
     assert_same(found, expected)
-    for name in ("clear", "pivot_infonce", "bridged_share", "alignment_smse", "alignment_infonce", "alignment"):
+    names = ("clear", "pivot_infonce", "short_infonce", "bridged_share")
+    for name in (*names, "alignment_smse", "alignment_infonce", "alignment"):
         values = [[entry[name] for entry in log if name in entry] for log, _ in (found, expected)]
         assert values[0] == pytest.approx(values[1], rel=2e-4), name
         assert len(values[0]) == 4

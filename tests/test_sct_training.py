@@ -15,8 +15,10 @@ from milco_hf.training.retrieval.ranking_losses import infonce, kl_divergence, m
 MANY = ("--kl_weight", "0.5", "--margin_mse_weight", "0.1", "--infonce_weight", "0.3", "--infonce_temperature", "0.7")
 MANY += ("--tau_teacher", "0.5", "--tau_student", "2", "--query_sparsity_weight", "0.02")
 MANY += ("--document_sparsity_weight", "0.01", "--pivot_infonce_weight", "0.2")
+MANY += ("--short_infonce_weight", "0.15", "--short_dimensions", "4")
 EXACT = (*MANY, "--optim", "sgd", "--learning_rate", "0.05")
-OWN = (*EXACT, "--infonce_weight", "0", "--pivot_infonce_weight", "0")  # losses that are each question's own
+# losses that are each question's own
+OWN = (*EXACT, "--infonce_weight", "0", "--pivot_infonce_weight", "0", "--short_infonce_weight", "0")
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,8 @@ def test_the_loss_is_what_the_embeddings_give(places, tmp_path):
         queries, documents = dense(trainer, batch)
     every = queries @ documents.T
     english = queries[:, : len(tiny.TERMS)] @ documents[:, : len(tiny.TERMS)].T
+    lowest = documents.topk(4, dim=1).values[:, -1:]
+    short = queries @ torch.where(documents >= lowest, documents, 0.0).T
     student, teacher = every.gather(1, batch["candidates"]), batch["teacher_scores"]
     excluded = not_negatives(batch["document_numbers"], batch["answers"])
     expected = {
@@ -69,6 +73,7 @@ def test_the_loss_is_what_the_embeddings_give(places, tmp_path):
         "margin_mse": margin_mse(teacher, student).mean().item(),
         "infonce": infonce(every, batch["candidates"][:, 0], excluded, 0.7).mean().item(),
         "pivot_infonce": infonce(english, batch["candidates"][:, 0], excluded, 0.7).mean().item(),
+        "short_infonce": infonce(short, batch["candidates"][:, 0], excluded, 0.7).mean().item(),
         "l1_query": queries.sum(dim=1).mean().item(),
         "l1_document": documents[batch["candidates"].flatten()].sum(dim=1).mean().item(),
     }
@@ -76,8 +81,9 @@ def test_the_loss_is_what_the_embeddings_give(places, tmp_path):
     for name, value in expected.items():
         assert entry[name] == pytest.approx(value, rel=1e-4), name
     total = 0.5 * expected["kl"] + 0.1 * expected["margin_mse"] + 0.3 * expected["infonce"]
-    total += 0.2 * expected["pivot_infonce"]
-    assert expected["pivot_infonce"] != pytest.approx(expected["infonce"], rel=1e-3)
+    total += 0.2 * expected["pivot_infonce"] + 0.15 * expected["short_infonce"]
+    for name in ("pivot_infonce", "short_infonce"):
+        assert expected[name] != pytest.approx(expected["infonce"], rel=1e-3), name
     assert entry["loss"] == pytest.approx(
         total + 0.02 * expected["l1_query"] + 0.01 * expected["l1_document"], rel=1e-4
     )
@@ -426,8 +432,8 @@ def test_missing_settings_are_named(places, tmp_path):
     for flags, message in (
         (
             ("--kl_weight", "0"),
-            "One of kl_weight, margin_mse_weight, infonce_weight, pivot_infonce_weight, clear_weight, "
-            "alignment_weight, alignment_infonce_weight must be above 0",
+            "One of kl_weight, margin_mse_weight, infonce_weight, pivot_infonce_weight, short_infonce_weight, "
+            "clear_weight, alignment_weight, alignment_infonce_weight must be above 0",
         ),
         (
             ("--pivot_infonce_weight", "0.5", "--score_views", "pivot"),
@@ -435,6 +441,7 @@ def test_missing_settings_are_named(places, tmp_path):
         ),
         (("--pivot_infonce_weight", "-1"), "pivot_infonce_weight must not be negative"),
         (("--clear_reverse", "0.7", "--clear_kl", "0.4"), r"shares of one loss, but 0.7 \+ 0.4 > 1"),
+        (("--short_dimensions", "0"), "short_dimensions must be a positive integer, got 0"),
         (("--alignment_temperature", "0"), "alignment_temperature must be positive, got 0"),
         (("--parallel_batch_size", "0"), "parallel_batch_size must be a positive integer, got 0"),
         (("--tau_student", "0"), "tau_student must be positive, got 0"),

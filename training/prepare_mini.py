@@ -26,6 +26,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", required=True, help="files, folders or globs of parallel text")
     parser.add_argument(
+        "--dictionaries",
+        nargs="*",
+        default=[],
+        help="files, folders or globs that dictionary_pairs.py wrote: counted into the lexicon as well",
+    )
+    parser.add_argument(
         "--output", required=True, help="folder to write source-tokenizer, pivot-tokenizer, teacher, start to"
     )
     parser.add_argument(
@@ -43,11 +49,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     data, output, excluded = options.pop("data"), options.pop("output"), options.pop("exclude_sources")
+    dictionaries = options.pop("dictionaries")
     try:
         settings = PreparationSettings(**options)
     except ValueError as error:
         parser.error(str(error))
-    prepare(data, output, excluded, settings)
+    prepare(data, output, excluded, settings, dictionaries)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ class PreparationSettings:
         max_length: longest text in tokens that the encoder takes.
         lexicon_pairs: pairs per language that associations are counted in.
         lexicon_english: English texts that associations are counted in, each beside itself.
+        dictionary_words: words per language of the dictionaries that associations are counted in, too.
+        dictionary_copies: how often a dictionary's word counts: once, it would be dropped as a chance pair.
         rounds: rounds of IBM Model 1.
         threshold, power: see `factorization.lexicon_logits`.
         slope, stop_below: see `teacher.saturated_idf`.
@@ -70,6 +72,8 @@ class PreparationSettings:
     max_length: int = 512
     lexicon_pairs: int = 30_000
     lexicon_english: int = 150_000
+    dictionary_words: int = 120_000
+    dictionary_copies: int = 2
     rounds: int = 4
     threshold: float = 0.01
     power: float = 0.4
@@ -92,12 +96,20 @@ class PreparationSettings:
             raise ValueError(
                 f"fit_embeddings_rate must be above 0, got {self.fit_embeddings_rate}: a step moves embeddings so far."
             )
+        if self.dictionary_copies < 1:
+            raise ValueError(
+                f"dictionary_copies must be at least 1, got {self.dictionary_copies}: give none to leave them out."
+            )
         if self.own_letters <= 0:
             raise ValueError(f"own_letters must be above 0, got {self.own_letters}: 1 treats all languages alike.")
 
 
 def prepare(
-    data: Sequence[str], output: str | Path, exclude_sources: Iterable[str], settings: PreparationSettings
+    data: Sequence[str],
+    output: str | Path,
+    exclude_sources: Iterable[str],
+    settings: PreparationSettings,
+    dictionaries: Sequence[str] = (),
 ) -> MilcoForSparseEncoding:
     """Write `output`/source-tokenizer, /pivot-tokenizer, /teacher and /start, the checkpoint that SAP begins with.
 
@@ -106,6 +118,8 @@ def prepare(
         output: folder to write.
         exclude_sources: source tags to leave out.
         settings: sizes and settings.
+        dictionaries: files, folders or globs of words beside their English glosses, as dictionary_pairs.py writes them.
+            They say what words mean, and nothing of how frequent English terms are.
 
     Returns:
         The model in /start.
@@ -115,8 +129,11 @@ def prepare(
     pairs = load_pairs([SourceSpec.parse(path) for path in data], exclude_sources)
     english = sorted(set(pairs.texts("english")))
     logger.info("%d pairs, %d distinct English texts", len(pairs), len(english))
+    words = load_pairs([SourceSpec.parse(path) for path in dictionaries]) if dictionaries else None
 
     texts = _tokenizer_texts(pairs, english, settings)
+    if words is not None:
+        texts += words.texts("other", _balanced_rows(words, settings.tokenizer_texts // 2, settings.seed))
     if settings.romanize:
         source_tokenizer = train_romanized_tokenizer(
             texts, settings.source_vocab_size, settings.letters, max_length=settings.max_length
@@ -140,6 +157,12 @@ def prepare(
     own_texts = [english[number] for number in own]
     tokens = sparse.vstack([tokens, token_presence(own_texts, source_tokenizer)], format="csr")
     terms = sparse.vstack([terms, english_terms[own]], format="csr")
+    if words is not None:
+        rows = _balanced_rows(words, settings.dictionary_words, settings.seed)
+        own_tokens = token_presence(words.texts("other", rows), source_tokenizer)
+        glosses = token_presence(words.texts("english", rows), pivot_tokenizer)
+        tokens = sparse.vstack([tokens, *[own_tokens] * settings.dictionary_copies], format="csr")
+        terms = sparse.vstack([terms, *[glosses] * settings.dictionary_copies], format="csr")
     terms.data *= (weights > 0)[terms.indices]
     terms.eliminate_zeros()
     table = ibm1(tokens, terms, settings.rounds)

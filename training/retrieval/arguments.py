@@ -190,6 +190,17 @@ class SctArguments(StageArguments):
             "nothing."
         },
     )
+    short_infonce_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of InfoNCE on passages cut to their short_dimensions largest dimensions, so that an index "
+            "pruned to so many finds them still."
+        },
+    )
+    short_dimensions: int = field(
+        default=30,
+        metadata={"help": "Dimensions that short_infonce_weight leaves of a passage, of both views together."},
+    )
     clear_weight: float = field(
         default=0.0,
         metadata={
@@ -262,8 +273,8 @@ class SctArguments(StageArguments):
     def __post_init__(self) -> None:
         """Finish the shared checks, then those of the loss."""
         super().__post_init__()
-        weights = ("kl_weight", "margin_mse_weight", "infonce_weight", "pivot_infonce_weight", "clear_weight")
-        weights += ("alignment_weight", "alignment_infonce_weight")
+        weights = ("kl_weight", "margin_mse_weight", "infonce_weight", "pivot_infonce_weight", "short_infonce_weight")
+        weights += ("clear_weight", "alignment_weight", "alignment_infonce_weight")
         self.check_not_negative(*weights, "query_sparsity_weight", "document_sparsity_weight")
         self.check_not_negative("clear_reverse", "clear_kl", "alignment_extra_weight")
         if self.clear_reverse + self.clear_kl > 1:
@@ -277,6 +288,8 @@ class SctArguments(StageArguments):
                 f"pivot_infonce_weight is {self.pivot_infonce_weight}, but score_views: pivot leaves no other view; "
                 "use infonce_weight."
             )
+        if self.short_dimensions < 1:
+            raise ValueError(f"short_dimensions must be a positive integer, got {self.short_dimensions}.")
         for name in ("tau_teacher", "tau_student", "infonce_temperature", "alignment_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
@@ -292,7 +305,8 @@ class SctArguments(StageArguments):
     @property
     def in_batch(self) -> bool:
         """Whether a loss looks at the passages of other questions."""
-        return bool(self.infonce_weight or self.pivot_infonce_weight or self.clear_weight)
+        weights = (self.infonce_weight, self.pivot_infonce_weight, self.short_infonce_weight, self.clear_weight)
+        return any(weights)
 
     @property
     def aligns(self) -> bool:

@@ -14,9 +14,9 @@ from milco_hf.training.retrieval.ranking_losses import infonce, kl_divergence, m
 from milco_hf.training.retrieval.reverse import batch_reverse_training
 from milco_hf.training.retrieval.sparsity import flops, l1
 from milco_hf.training.retrieval.translations import TranslationParts, translation_parts
-from milco_hf.training.retrieval.views import ViewChoice, Views, scores
+from milco_hf.training.retrieval.views import ViewChoice, Views, scores, shortened
 
-RANKINGS = ("kl", "margin_mse", "infonce", "pivot_infonce", "clear")
+RANKINGS = ("kl", "margin_mse", "infonce", "pivot_infonce", "short_infonce", "clear")
 
 
 @dataclass
@@ -101,6 +101,9 @@ class Objective:
         if args.pivot_infonce_weight:
             english = scores(queries, pool, "pivot")
             rankings["pivot_infonce"] = infonce(english, targets, excluded, args.infonce_temperature)
+        if args.short_infonce_weight:
+            short = scores(queries, shortened(pool, args.short_dimensions), self.score_views)
+            rankings["short_infonce"] = infonce(short, targets, excluded, args.infonce_temperature)
         occurrences = torch.bincount(candidates[candidates >= 0], minlength=len(documents))
         parts = Parts(rankings, occurrences, {
             "query": l1(queries, self.sparsity_views), "document": l1(documents, self.sparsity_views)

@@ -52,6 +52,30 @@ class Views:
         return torch.div(keys, _IDS, rounding_mode="floor"), keys % _IDS, values
 
 
+def shortened(texts: Views, dimensions: int) -> Views:
+    """The texts' largest dimensions over both views; gradients flow through what is kept.
+
+    Args:
+        texts: B texts.
+        dimensions: how many of each text are kept, at most; more where the last ones are equal.
+    """
+    rows, ids, values = texts.entries()
+    count = torch.bincount(rows, minlength=len(texts))
+    place = torch.arange(len(rows), device=rows.device) - (count.cumsum(0) - count)[rows]
+    source = values.new_zeros((len(texts), max(1, int(count.max())))).index_put((rows, place), values)
+    largest = torch.cat([view.detach().float() for view in (texts.pivot, source)], dim=1)
+    lowest = largest.topk(min(dimensions, largest.shape[1]), dim=1).values[:, -1]  # [B]
+    kept = Views(
+        torch.where(texts.pivot.float() >= lowest.unsqueeze(1), texts.pivot, 0.0),
+        texts.input_ids,
+        texts.weights,
+        texts.pooling,
+    )
+    chosen = values.detach().float() >= lowest[rows]
+    kept._entries = (rows[chosen], ids[chosen], values[chosen])
+    return kept
+
+
 def scores(queries: Views, documents: Views, views: ViewChoice = "both") -> Tensor:
     """⟨t_q, t_d⟩ + ⟨s_q, s_d⟩ of all pairs, or one of the two products: [Q, P] in fp32.
 

@@ -1,0 +1,1 @@
+"""Bilingual dictionaries as parallel text: a headword beside its English glosses."""
