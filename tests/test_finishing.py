@@ -28,6 +28,27 @@ def test_half_the_bytes_and_the_same_vectors(checkpoint, tmp_path):
     assert "tiny-milco" in (tmp_path / "tiny-milco" / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    "load", [milco_hf.load, lambda path: milco_hf.load(path, model_kwargs={"dtype": torch.bfloat16})]
+)
+def test_embeddings_of_one_byte(load, checkpoint, tmp_path):
+    finish(checkpoint, tmp_path, embeddings_dtype="float8_e4m3fn")
+    stored = load_file(tmp_path / "model.safetensors")
+    small = [name for name, tensor in stored.items() if tensor.dtype == torch.float8_e4m3fn]
+    assert len(small) == 1
+    assert "embeddings" in small[0]
+    assert {tensor.dtype for name, tensor in stored.items() if name not in small} == {torch.float16}
+    shipped, trained = load(tmp_path), load(checkpoint)
+    assert shipped.transformers_model.get_input_embeddings().weight.dtype == trained.transformers_model.dtype
+    vectors = [model.encode(tiny.TEXTS).to_dense().float() for model in (shipped, trained)]
+    assert 0 < (vectors[0] - vectors[1]).norm() < 0.15 * vectors[1].norm()
+
+
+def test_an_unknown_dtype_of_embeddings(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="embeddings_dtype must be one of .*float8_e4m3fn.*, got 'int8'"):
+        finish(checkpoint, tmp_path, embeddings_dtype="int8")
+
+
 def test_where_training_cut_its_texts_is_forgotten(checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "trained")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "trained")
@@ -74,7 +95,7 @@ def test_weights_that_half_precision_cannot_hold_are_refused(tmp_path):
         model.head.norm.weight[0] = 1e6
     model.save_pretrained(tmp_path / "large")
     tiny.tokenizer().save_pretrained(tmp_path / "large")
-    with pytest.raises(ValueError, match=r"float16 cannot hold the weights of \['head.norm.weight'\]"):
+    with pytest.raises(ValueError, match=r"float16 cannot hold the weights of head.norm.weight; choose"):
         finish(tmp_path / "large", tmp_path / "out")
 
 

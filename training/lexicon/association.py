@@ -88,6 +88,27 @@ def ibm1(source: sparse.csr_array, english: sparse.csr_array, rounds: int = 4, m
     return sparse.csr_array((shares.astype(np.float32), together.indices, together.indptr), shape=together.shape)
 
 
+def with_prior(
+    table: sparse.csr_array, texts: np.ndarray, prior: sparse.csr_array, known: np.ndarray, strength: float
+) -> sparse.csr_array:
+    """A counted table that a dictionary fills in where little was counted.
+
+    A dictionary counts as so many more texts with each of its tokens. It names all senses of a word and nothing of how
+    frequent they are, so it must not outweigh what was seen: added to the pairs, it made milco-mini's table worse.
+
+    Args:
+        table: how surely a token explains a term, counted in texts, [V_s, V_e].
+        texts: with how many texts each token was counted, [V_s].
+        prior: the same, counted in a dictionary, [V_s, V_e].
+        known: with how many of the dictionary's words each token was counted, [V_s].
+        strength: the texts that the dictionary is worth.
+    """
+    worth = np.where(known > 0, strength, 0.0)
+    total = np.maximum(texts + worth, 1e-12)
+    counted, filled = sparse.diags_array(texts / total) @ table, sparse.diags_array(worth / total) @ prior
+    return sparse.csr_array(counted + filled, dtype=np.float32)
+
+
 def _entries(matrix: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
     """Row and column of each stored entry, in order."""
     return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)), matrix.indices

@@ -15,7 +15,7 @@ from transformers import ModernBertConfig, PreTrainedTokenizerBase
 from milco_hf.modeling import MilcoConfig, MilcoForSparseEncoding
 from milco_hf.training.data.pairs import PairDataset, load_pairs
 from milco_hf.training.data.sources import SourceSpec
-from milco_hf.training.lexicon.association import ibm1, token_presence
+from milco_hf.training.lexicon.association import ibm1, token_presence, with_prior
 from milco_hf.training.lexicon.factorization import fit_lexicon, lexicon_logits, start_as_lexicon
 from milco_hf.training.lexicon.teacher import saturated_idf, save_teacher
 from milco_hf.training.lexicon.tokenizers import (
@@ -48,8 +48,9 @@ class PreparationSettings:
         max_length: longest text in tokens that the encoder takes.
         lexicon_pairs: pairs per language that associations are counted in.
         lexicon_english: English texts that associations are counted in, each beside itself.
-        dictionary_words: words per language of the dictionaries that associations are counted in, too.
-        dictionary_copies: how often a dictionary's word counts: once, it would be dropped as a chance pair.
+        dictionary_words: words per language of the dictionaries that are counted.
+        dictionary_tokens: words of more tokens are left out: of what the whole means, a part tells little.
+        dictionary_strength: texts that dictionaries are worth, for each token, see `association.with_prior`.
         rounds: rounds of IBM Model 1.
         threshold, power: see `factorization.lexicon_logits`.
         slope, stop_below: see `teacher.saturated_idf`.
@@ -73,7 +74,8 @@ class PreparationSettings:
     lexicon_pairs: int = 30_000
     lexicon_english: int = 150_000
     dictionary_words: int = 120_000
-    dictionary_copies: int = 2
+    dictionary_tokens: int = 2
+    dictionary_strength: float = 3.0
     rounds: int = 4
     threshold: float = 0.01
     power: float = 0.4
@@ -96,10 +98,11 @@ class PreparationSettings:
             raise ValueError(
                 f"fit_embeddings_rate must be above 0, got {self.fit_embeddings_rate}: a step moves embeddings so far."
             )
-        if self.dictionary_copies < 1:
-            raise ValueError(
-                f"dictionary_copies must be at least 1, got {self.dictionary_copies}: give none to leave them out."
-            )
+        for name in ("dictionary_tokens", "dictionary_strength"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"{name} must be above 0, got {getattr(self, name)}: to leave dictionaries out, give none."
+                )
         if self.own_letters <= 0:
             raise ValueError(f"own_letters must be above 0, got {self.own_letters}: 1 treats all languages alike.")
 
@@ -157,15 +160,17 @@ def prepare(
     own_texts = [english[number] for number in own]
     tokens = sparse.vstack([tokens, token_presence(own_texts, source_tokenizer)], format="csr")
     terms = sparse.vstack([terms, english_terms[own]], format="csr")
+    table = ibm1(tokens, _weighted(terms, weights), settings.rounds)
+    frequencies = np.asarray(tokens.sum(axis=0)).ravel()
     if words is not None:
         rows = _balanced_rows(words, settings.dictionary_words, settings.seed)
-        own_tokens = token_presence(words.texts("other", rows), source_tokenizer)
-        glosses = token_presence(words.texts("english", rows), pivot_tokenizer)
-        tokens = sparse.vstack([tokens, *[own_tokens] * settings.dictionary_copies], format="csr")
-        terms = sparse.vstack([terms, *[glosses] * settings.dictionary_copies], format="csr")
-    terms.data *= (weights > 0)[terms.indices]
-    terms.eliminate_zeros()
-    table = ibm1(tokens, terms, settings.rounds)
+        tokens = token_presence(words.texts("other", rows), source_tokenizer)
+        short = np.diff(tokens.indptr) <= settings.dictionary_tokens
+        tokens = sparse.csr_array(tokens[short])
+        terms = _weighted(token_presence(words.texts("english", rows[short]), pivot_tokenizer), weights)
+        prior = ibm1(tokens, terms, settings.rounds, min_count=1)
+        known = np.asarray(tokens.sum(axis=0)).ravel()
+        table = with_prior(table, frequencies, prior, known, settings.dictionary_strength)
     logits = lexicon_logits(table, idf, settings.threshold, settings.power, settings.slope, settings.lexicon_scale)
     logger.info("lexicon: %d entries, %.1f a token", logits.nnz, logits.nnz / logits.shape[0])
 
@@ -174,7 +179,7 @@ def prepare(
     fit_lexicon(
         model,
         logits,
-        np.asarray(tokens.sum(axis=0)).ravel(),
+        frequencies,
         settings.fit_rounds,
         embeddings_learning_rate=settings.fit_embeddings_rate,
         seed=settings.seed,
@@ -183,6 +188,13 @@ def prepare(
     tokenizer = one_vocabulary(source_tokenizer, pivot_tokenizer, settings.source_vocab_size, settings.pivot_vocab_size)
     tokenizer.save_pretrained(output / "start")
     return model
+
+
+def _weighted(terms: sparse.csr_array, weights: np.ndarray) -> sparse.csr_array:
+    """Presence of terms without those that weigh nothing, stop words."""
+    terms.data *= (weights > 0)[terms.indices]
+    terms.eliminate_zeros()
+    return terms
 
 
 def _balanced_rows(pairs: PairDataset, limit: int, seed: int, own_letters: float = 1.0) -> np.ndarray:
