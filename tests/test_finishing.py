@@ -31,12 +31,11 @@ def test_half_the_bytes_and_the_same_vectors(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     "load", [milco_hf.load, lambda path: milco_hf.load(path, model_kwargs={"dtype": torch.bfloat16})]
 )
-def test_embeddings_of_one_byte(load, checkpoint, tmp_path):
-    finish(checkpoint, tmp_path, embeddings_dtype="float8_e4m3fn")
+def test_vocabularies_of_one_byte(load, checkpoint, tmp_path):
+    finish(checkpoint, tmp_path, vocabulary_dtype="float8_e4m3fn")
     stored = load_file(tmp_path / "model.safetensors")
     small = [name for name, tensor in stored.items() if tensor.dtype == torch.float8_e4m3fn]
-    assert len(small) == 1
-    assert "embeddings" in small[0]
+    assert sorted(small) == ["encoder.embeddings.word_embeddings.weight", "head.decoder.weight"]
     assert {tensor.dtype for name, tensor in stored.items() if name not in small} == {torch.float16}
     shipped, trained = load(tmp_path), load(checkpoint)
     assert shipped.transformers_model.get_input_embeddings().weight.dtype == trained.transformers_model.dtype
@@ -44,9 +43,9 @@ def test_embeddings_of_one_byte(load, checkpoint, tmp_path):
     assert 0 < (vectors[0] - vectors[1]).norm() < 0.15 * vectors[1].norm()
 
 
-def test_an_unknown_dtype_of_embeddings(checkpoint, tmp_path):
-    with pytest.raises(ValueError, match="embeddings_dtype must be one of .*float8_e4m3fn.*, got 'int8'"):
-        finish(checkpoint, tmp_path, embeddings_dtype="int8")
+def test_an_unknown_dtype_of_the_vocabularies(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="vocabulary_dtype must be one of .*float8_e4m3fn.*, got 'int8'"):
+        finish(checkpoint, tmp_path, vocabulary_dtype="int8")
 
 
 def test_where_training_cut_its_texts_is_forgotten(checkpoint, tmp_path):

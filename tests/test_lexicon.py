@@ -9,7 +9,7 @@ from scipy import sparse
 from transformers import AutoTokenizer, ModernBertConfig
 
 from milco_hf import MilcoConfig, MilcoForSparseEncoding
-from milco_hf.training.lexicon.association import ibm1, token_presence
+from milco_hf.training.lexicon.association import ibm1, token_presence, with_prior
 from milco_hf.training.lexicon.factorization import fit_lexicon, lexicon_logits, start_as_lexicon
 from milco_hf.training.lexicon.preparation import PreparationSettings, prepare
 from milco_hf.training.lexicon.teacher import saturated_idf, save_teacher
@@ -179,7 +179,41 @@ def test_prepare_writes_a_start_that_opens(romanize, tmp_path):
         torch.testing.assert_close(opened(**inputs).embeddings, model.eval()(**inputs).embeddings)
 
 
+def test_a_dictionary_fills_in_where_little_was_counted():
+    table = sparse.csr_array([[0.8, 0.0], [0.0, 0.0], [0.5, 0.5]])
+    prior = sparse.csr_array([[0.0, 1.0], [0.0, 0.6], [0.0, 0.0]])
+    found = with_prior(table, np.array([9.0, 0.0, 4.0]), prior, np.array([2.0, 1.0, 0.0]), strength=3)
+    np.testing.assert_allclose(found.toarray(), [[0.6, 0.25], [0.0, 0.6], [0.5, 0.5]], rtol=1e-6)
+
+
+def test_prepare_learns_words_that_only_a_dictionary_has(tmp_path):
+    lines = [f"{english}\t{german}\ttoy\n" for english, german in zip(ENGLISH, GERMAN, strict=True)]
+    (tmp_path / "en-de.tsv").write_text("".join(lines), encoding="utf-8")
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "en-el.tsv").write_text("house\tω\tgreek\n" * 3, encoding="utf-8")
+    settings = PreparationSettings(
+        source_vocab_size=27, pivot_vocab_size=25, hidden_size=16, layers=1, heads=2, intermediate_size=24,
+        max_length=32, stop_below=0.0, fit_rounds=60,
+    )  # fmt: skip
+    logits = {}
+    for name, dictionaries in (("with", [str(tmp_path / "words")]), ("without", [])):
+        if not dictionaries:
+            settings.source_vocab_size = 26
+        model = prepare([str(tmp_path / "en-de.tsv")], tmp_path / name, [], settings, dictionaries).eval()
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / name / "start")
+        known = tokenizer.unk_token_id not in tokenizer("ω")["input_ids"]
+        assert known is (name == "with")
+        with torch.no_grad():
+            logits[name] = model(**tokenizer("ω", return_tensors="pt")).pivot_logits[0]
+    pivot = AutoTokenizer.from_pretrained(tmp_path / "with" / "pivot-tokenizer")
+    house = pivot.convert_tokens_to_ids(pivot.tokenize("house"))
+    assert (logits["with"][house] > 0).sum() >= len(house) - 1  # a piece that every text has weighs nothing
+    assert (logits["without"][house] <= 0).all()
+
+
 def test_settings_that_would_do_nothing_are_refused():
+    with pytest.raises(ValueError, match="dictionary_tokens must be above 0, got 0: to leave dictionaries out"):
+        PreparationSettings(dictionary_tokens=0)
     with pytest.raises(ValueError, match="letters=4 cuts romanised words only"):
         PreparationSettings(letters=4)
     with pytest.raises(ValueError, match="letters must be at least 1, got 0"):

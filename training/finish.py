@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 
-from milco_hf.training.finishing import DTYPES, EMBEDDING_DTYPES, finish
+from milco_hf.training.finishing import DTYPES, VOCABULARY_DTYPES, finish
 
 logger = logging.getLogger(__name__)
 
@@ -20,9 +20,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help="folder to write; what it holds already stays")
     parser.add_argument("--dtype", choices=DTYPES, default="float16", help="of the stored weights (default: float16)")
     parser.add_argument(
-        "--embeddings-dtype",
-        choices=EMBEDDING_DTYPES,
-        help="of the source tokens' embeddings alone; float8_e4m3fn takes one byte an entry (default: --dtype)",
+        "--vocabulary-dtype",
+        choices=VOCABULARY_DTYPES,
+        help="of the rows of both vocabularies; float8_e4m3fn takes one byte an entry (default: --dtype)",
     )
     parser.add_argument("--bias-shift", type=float, default=0.0, help="added to every English term's bias (default: 0)")
     for side in ("query", "document"):
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.checkpoint,
         options.output,
         options.dtype,
-        options.embeddings_dtype,
+        options.vocabulary_dtype,
         options.bias_shift,
         options.card,
         options.query_pruning,

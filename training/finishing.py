@@ -16,14 +16,14 @@ from milco_hf.pruning import parse
 from milco_hf.training.tokenizer_lengths import without_lengths
 
 DTYPES = ("float16", "bfloat16", "float32")
-EMBEDDING_DTYPES = ("float8_e4m3fn", *DTYPES)
+VOCABULARY_DTYPES = ("float8_e4m3fn", *DTYPES)
 
 
 def finish(
     checkpoint: str | Path,
     output: str | Path,
     dtype: str = "float16",
-    embeddings_dtype: str | None = None,
+    vocabulary_dtype: str | None = None,
     bias_shift: float = 0.0,
     card: str | Path | None = None,
     query_pruning: str | Sequence[str] | None = None,
@@ -38,9 +38,9 @@ def finish(
         checkpoint: folder of the trained checkpoint, with its tokenizer.
         output: folder to write.
         dtype: of the stored weights.
-        embeddings_dtype: of the source tokens' embeddings alone, most of a small model; None for `dtype`. In
-            float8_e4m3fn an entry takes one byte and keeps three bits after its first: 2.6 % of a vector of milco-mini
-            changes. Loading gives the dtype that is asked for, as with any other.
+        vocabulary_dtype: of both vocabularies' rows, the source tokens' embeddings and the decoder's English terms and
+            [ECHO], most of a small model; None for `dtype`. In float8_e4m3fn an entry takes one byte and keeps
+            three bits after its first. Loading gives the dtype that is asked for, as with any other.
         bias_shift: added to the decoder's bias of every English term. A negative one takes away terms that hardly
             count, where training left many of them just above zero.
         card: YAML or JSON file for the model card, see `milco_hf.model_card.CardDetails`.
@@ -57,8 +57,8 @@ def finish(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {DTYPES}, got {dtype!r}.")
-    if embeddings_dtype not in (None, *EMBEDDING_DTYPES):
-        raise ValueError(f"embeddings_dtype must be one of {EMBEDDING_DTYPES}, got {embeddings_dtype!r}.")
+    if vocabulary_dtype not in (None, *VOCABULARY_DTYPES):
+        raise ValueError(f"vocabulary_dtype must be one of {VOCABULARY_DTYPES}, got {vocabulary_dtype!r}.")
     if not (Path(checkpoint) / "config.json").is_file():
         raise FileNotFoundError(f"There is no checkpoint in {str(checkpoint)!r}: give a folder that training wrote.")
     output = Path(output)
@@ -71,13 +71,11 @@ def finish(
     model.save_pretrained(output)
     without_lengths(AutoTokenizer.from_pretrained(checkpoint)).save_pretrained(output)
     weights = output / "model.safetensors"
-    embeddings = model.get_input_embeddings().weight
-    dtypes = {
-        name: embeddings_dtype or dtype for name, parameter in model.named_parameters() if parameter is embeddings
-    }
+    rows = {id(model.get_input_embeddings().weight), id(model.head.decoder.weight)}
+    of_vocabulary = {name for name, parameter in model.named_parameters() if id(parameter) in rows}
     stored = {}
     for name, tensor in load_file(weights).items():
-        chosen = dtypes.get(name, dtype)
+        chosen = vocabulary_dtype if vocabulary_dtype and name in of_vocabulary else dtype
         stored[name] = tensor.to(getattr(torch, chosen))
         if not torch.isfinite(stored[name].float()).all():
             raise ValueError(f"{chosen} cannot hold the weights of {name}; choose bfloat16 or float32.")
