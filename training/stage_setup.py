@@ -10,10 +10,13 @@ from typing import Any, TypeVar
 import torch
 from transformers import EarlyStoppingCallback, Trainer, set_seed
 
+from milco_hf.encoding.opening import fast_in_bf16
 from milco_hf.modeling import MilcoForSparseEncoding
 from milco_hf.training.checkpoints import checkpoint_to_resume
 from milco_hf.training.stage_arguments import StageArguments
 from milco_hf.training.time_limit import Clock, TimeLimit
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Trainer)
 
@@ -41,6 +44,11 @@ def set_up(args: StageArguments, script: str, **required: Any) -> None:
         raise ValueError(
             f"One process sees {args.n_gpu} GPUs. Launch one process a GPU: accelerate launch --config_file "
             f"training/accelerate/ddp.yaml {script} …, or let it see one, with CUDA_VISIBLE_DEVICES=0."
+        )
+    if args.bf16 and args.device.type == "cpu" and not fast_in_bf16("cpu"):
+        logger.warning(
+            "bf16 is on, but this CPU has no arithmetic for it (AVX512-BF16 or AMX): steps may take several times as "
+            "long as in fp32. Set bf16: false, or --bf16 false."
         )
     set_seed(args.seed)
 

@@ -117,7 +117,7 @@ def autocast_dtype(dtype: str | torch.dtype | None, devices: Sequence[str]) -> t
         return None
     name = str(dtype).removeprefix("torch.")
     if name == "auto":
-        return torch.bfloat16 if all(map(_fast_in_bf16, devices)) else None
+        return torch.bfloat16 if all(map(fast_in_bf16, devices)) else None
     if name not in _DTYPES:
         raise ValueError(f"dtype has to be None (as the weights are), auto, bfloat16 or float16, got {name!r}.")
     return _DTYPES[name]
@@ -128,7 +128,8 @@ def default_batch_tokens(devices: Sequence[str]) -> int:
     return min(_BATCH_TOKENS.get(torch.device(device).type, _BATCH_TOKENS_ELSEWHERE) for device in devices)
 
 
-def _fast_in_bf16(device: str) -> bool:
+def fast_in_bf16(device: str) -> bool:
+    """Whether a device has arithmetic for bf16, which a CPU without it multiplies several times slower than fp32."""
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

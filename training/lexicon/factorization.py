@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from milco_hf.encoding.opening import fast_in_bf16
 from milco_hf.modeling import MilcoForSparseEncoding
 
 logger = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ def fit_lexicon(
         ],
         betas=(0.9, 0.98),
         weight_decay=0.0,
+        fused=True,  # every step moves all embeddings, whose moments go through memory once so
     )
     generator = np.random.default_rng(seed)
     twice = np.argsort(-frequencies, kind="stable")[:frequent]
@@ -160,7 +162,7 @@ def fit_lexicon(
 
 def _token_logits(model: MilcoForSparseEncoding, tokens: Tensor, terms: int) -> Tensor:
     """Logits that each token gives as a text of its own, without special tokens: [batch, V_e]."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=fast_in_bf16("cpu")):
         encoder = model.encoder  # its layers are identities yet: reading past them gives the same states, sooner
         hidden = encoder.final_norm(encoder.embeddings(input_ids=tokens[:, None]))[:, 0]
         head = model.head

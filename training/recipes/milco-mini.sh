@@ -16,7 +16,7 @@ python=${PYTHON:-python}
 here=$(cd "$(dirname "$0")/.." && pwd)
 
 "$python" "$here/prepare_mini.py" --data "$data/train" "$data/more" --dictionaries "$dictionaries" --output "$output" \
-    --romanize --source-vocab-size 95000 --own-letters 3 --tokenizer-texts 15000 --lexicon-pairs 120000
+    --romanize --source-vocab-size 95000 --own-letters 3 --tokenizer-texts 15000 --lexicon-pairs 120000 --fit-rounds 9
 "$python" "$here/sap.py" --config "$here/recipes/milco-mini.yaml" --model "$output/start" --teacher "$output/teacher" \
     --train_data "$data/[tm]*/en-*.tsv.xz" "{\"path\": \"$dictionaries\", \"weight\": 0.3}" --dev_data "$data/dev" \
     --data_cache "$output/cache" --output_dir "$output/sap" "${@:4}"
