@@ -10,6 +10,7 @@
 set -euo pipefail
 output=$(realpath -m "${1:-runs/dictionaries}")
 python=$(command -v "${PYTHON:-python}")
+python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
 here=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
