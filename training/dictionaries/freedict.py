@@ -20,9 +20,6 @@ LANGUAGES = {
 }  # fmt: skip
 """Two-letter codes of the languages that are read, by FreeDict's."""
 
-LONGEST_ENTRY = 20_000
-"""Bytes; an entry beyond that is a fault of the file (jpn-eng has entries that hold thousands of others)."""
-
 _NAME = re.compile(r"freedict-([a-z]{3})-([a-z]{3})\.index$")
 _DIGITS = {mark: value for value, mark in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")}
 _SOUND = re.compile(r"\s/[^/]*/")
@@ -71,8 +68,6 @@ def read_freedict(index: str | Path) -> Iterator[Gloss]:
             continue
         seen.add(place)
         offset, length = (_number(part) for part in place.split("\t")[:2])
-        if length > LONGEST_ENTRY:
-            continue
         for headword, gloss in _entry(text[offset : offset + length].decode("utf-8", "replace")):
             word, english = (gloss, headword) if english_first else (headword, gloss)
             yield Gloss(word, english, language, index.stem)
