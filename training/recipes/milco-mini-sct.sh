@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# milco-mini's second stage, from the aligned checkpoint to the weights, in about an hour on two CPU cores:
+# milco-mini's second stage, from the aligned checkpoint to the weights, in about three quarters of an hour on two CPU cores:
 #
 #   bash training/recipes/milco-mini-sct.sh CHECKPOINT PARALLEL RETRIEVAL [OUTPUT [flags of sct.py …]]
 #
@@ -29,7 +29,7 @@ mapfile -t excluded < <("$python" -c 'import sys, yaml; print(*yaml.safe_load(op
     "{\"path\": \"$output/cloze.jsonl.gz\", \"name\": \"cloze\", \"weight\": 1.4}" "${@:5}"
 # SCT moved the states that [ECHO] reads, further than its own small rate could follow: fitted again
 "$python" "$here/start_echo.py" "$output/sct" --train-data "$questions" "$output/cloze.jsonl.gz" --corpus "$passages" \
-    --exclude-sources "${excluded[@]}" --scale 0.14 --output "$output/echo-again"
+    --exclude-sources "${excluded[@]}" --scale 0.12 --output "$output/echo-again"
 "$python" "$here/finish.py" "$output/echo-again" --output "$output/milco-mini" --vocabulary-dtype float8_e4m3fn \
     --query-pruning english=top_k:40 --document-pruning english=top_k:200
 milco evaluate "$output/milco-mini" --data "$retrieval/eval/xquad-r" --setting matrix --pruning-curve --output "$output/xquad-r"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# milco-mini's first stage again, from the data to aligned weights, in about an hour and a half on two CPU cores:
+# milco-mini's first stage again, from the data to aligned weights, in about an hour on two CPU cores:
 #
 #   bash training/recipes/milco-mini.sh DATA DICTIONARIES [OUTPUT [flags of sap.py …]]
 #
