@@ -115,6 +115,12 @@ def test_names_of_symbols(tmp_path):
     ]
 
 
+def test_romanian_wordnet_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pkg_resources", None)
+    with pytest.raises(ImportError, match=r"pip install 'setuptools<81' rowordnet"):
+        list(read_rowordnet(tmp_path))
+
+
 def test_romanian_wordnet(tmp_path, monkeypatch):
     for part in ("noun", "verb", "adj", "adv"):
         (tmp_path / f"data.{part}").write_text("  1 the licence\n", "utf-8")
@@ -123,6 +129,7 @@ def test_romanian_wordnet(tmp_path, monkeypatch):
     wordnet = types.SimpleNamespace(
         synsets=lambda: list(words), synset=lambda number: types.SimpleNamespace(literals=words[number])
     )
+    monkeypatch.setitem(sys.modules, "pkg_resources", types.SimpleNamespace())
     monkeypatch.setitem(sys.modules, "rowordnet", types.SimpleNamespace(RoWordNet=lambda: wordnet))
     assert pairs(read_rowordnet(tmp_path)) == [("plantă", "plant"), ("plantă", "flora")]
 
@@ -158,6 +165,8 @@ def test_the_command_writes_what_training_reads(tmp_path):
     found = load_pairs([SourceSpec.parse(str(tmp_path / "pairs"))], progress=False)
     assert {name: len(rows) for name, rows in found.by_language().items()} == {"el": 3, "tr": 3}
     assert found.texts("english")[0] == "truth, veracity"
+    main(["--freedict", str(tmp_path / "dictd"), "--languages", "tr", "--output", str(tmp_path / "turkish")])
+    assert [file.name for file in (tmp_path / "turkish").iterdir()] == ["en-tr.tsv.xz"]
     with lzma.open(tmp_path / "pairs" / "en-tr.tsv.xz", "rt", encoding="utf-8") as file:
         assert file.readline() == "base\ttemel\tfreedict-eng-tur\n"
 
@@ -167,6 +176,9 @@ def test_the_command_writes_what_training_reads(tmp_path):
     [
         ((), "no dictionary was read: give --freedict"),
         (("--edict", "cedict.u8"), "--edict takes XX=FILE, got 'cedict.u8'"),
+        (("--edict", "yue=words.u8"), "--edict yue=words.u8 is in 'yue', which --languages"),
+        (("--edict", "zh=none.u8"), "No such file or directory: 'none.u8'"),
+        (("--freedict", "nowhere"), "in 'nowhere': give the folder that Debian's dict-freedict-* packages fill"),
     ],
 )
 def test_wrong_commands(flags, message, tmp_path, capsys):

@@ -131,14 +131,8 @@ def test_two_processes_with_reverse_training_and_parallel_text(one_process, plac
     (tmp_path / "en-de.tsv").write_text(pairs)
     flags = ("--train_data", str(data), "--clear_weight", "0.5", "--pivot_infonce_weight", "0.2")
     flags += ("--short_infonce_weight", "0.1", "--short_dimensions", "4")
-    flags += (
-        "--parallel_data",
-        str(tmp_path / "en-de.tsv"),
-        "--alignment_weight",
-        "0.1",
-        "--alignment_infonce_weight",
-        "0.3",
-    )
+    flags += ("--parallel_data", str(tmp_path / "en-de.tsv"))
+    flags += ("--alignment_weight", "0.1", "--alignment_infonce_weight", "0.3")
     found = run_script(2, tmp_path / "out", *places, *flags, "--per_device_train_batch_size", "4")
     expected = one_process(*flags)
     assert_same(found, expected)

@@ -10,6 +10,7 @@ dictionary comes with this project: their licences, mostly GPL and CC BY-SA, are
 import argparse
 import logging
 import lzma
+from collections.abc import Sequence
 from pathlib import Path
 
 from milco_hf.training.dictionaries.annotations import read_annotations
@@ -34,41 +35,75 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--rowordnet", metavar="WORDNET", help="read the package rowordnet, with Princeton WordNet 3.0's folder"
     )
-    parser.add_argument("--languages", nargs="*", default=sorted(LANGUAGES.values()), help="default: %(default)s")
+    parser.add_argument(
+        "--languages", nargs="+", metavar="XX", default=sorted(LANGUAGES.values()), help="default: %(default)s"
+    )
     parser.add_argument("--output", required=True, help="folder to write en-XX.tsv.xz to")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
-    dictionary = Dictionary()
-    if options.freedict is not None:
-        indexes = sorted(Path(options.freedict).glob("freedict-*.index"))
-        # dictionaries into English first: their glosses come in the order of a word's senses
-        for index in sorted(
-            (index for index in indexes if languages_of(index)), key=lambda name: languages_of(name)[1]
-        ):
-            logger.info("%s: %d glosses", index.stem, dictionary.add(read_freedict(index)))
     for entry in options.edict:
-        language, equals, file = entry.partition("=")
+        language, equals, _ = entry.partition("=")
         if not equals:
             parser.error(f"--edict takes XX=FILE, got {entry!r}: say which language the file's words are in.")
-        logger.info("%s: %d glosses", file, dictionary.add(read_edict(file, language)))
-    for folder in options.annotations:
-        logger.info("%s: %d glosses", folder, dictionary.add(read_annotations(folder, options.languages)))
-    if options.rowordnet is not None:
-        logger.info("rowordnet: %d glosses", dictionary.add(read_rowordnet(options.rowordnet)))
-    languages = [language for language in dictionary.languages if language in options.languages]
-    if not languages:
+        if language not in options.languages:
+            parser.error(
+                f"--edict {entry} is in {language!r}, which --languages {' '.join(options.languages)} leaves out."
+            )
+    try:
+        dictionary = read_all(options)
+    except (ImportError, OSError, ValueError) as error:
+        parser.error(str(error))
+    if not dictionary.languages:
         parser.error(
             "no dictionary was read: give --freedict, --edict, --annotations or --rowordnet, with entries in one of "
             f"{', '.join(options.languages)}"
         )
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    for language in languages:
+    for language in dictionary.languages:
         rows = list(dictionary.rows(language))
         with lzma.open(output / f"en-{language}.tsv.xz", "wt", encoding="utf-8") as file:
             file.writelines(f"{english}\t{word}\t{source}\n" for english, word, source in rows)
         logger.info("en-%s.tsv.xz: %d words", language, len(rows))
+
+
+def read_all(options: argparse.Namespace) -> Dictionary:
+    """Gather what the command line names.
+
+    Raises:
+        ImportError: rowordnet is asked for and not installed.
+        OSError: a file or folder is not there.
+        ValueError: one is in another format.
+    """
+    dictionary = Dictionary()
+    if options.freedict is not None:
+        for index in freedict_indexes(options.freedict, options.languages):
+            logger.info("%s: %d glosses", index.stem, dictionary.add(read_freedict(index)))
+    for entry in options.edict:
+        language, _, file = entry.partition("=")
+        logger.info("%s: %d glosses", file, dictionary.add(read_edict(file, language)))
+    for folder in options.annotations:
+        logger.info("%s: %d glosses", folder, dictionary.add(read_annotations(folder, options.languages)))
+    if options.rowordnet is not None:
+        logger.info("rowordnet: %d glosses", dictionary.add(read_rowordnet(options.rowordnet)))
+    return dictionary
+
+
+def freedict_indexes(folder: str, languages: Sequence[str]) -> list[Path]:
+    """The indexes of English and these languages, those into English first: their glosses come in order of senses.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = [(languages_of(index), index) for index in sorted(Path(folder).glob("freedict-*.index"))]
+    chosen = [(pair[1], index) for pair, index in found if pair is not None and pair[0] in languages]
+    if not chosen:
+        raise FileNotFoundError(
+            f"No freedict-AAA-eng.index or freedict-eng-AAA.index of {', '.join(languages)} in {folder!r}: give the "
+            "folder that Debian's dict-freedict-* packages fill, /usr/share/dictd."
+        )
+    return [index for _, index in sorted(chosen)]
 
 
 if __name__ == "__main__":

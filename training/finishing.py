@@ -73,12 +73,13 @@ def finish(
     weights = output / "model.safetensors"
     rows = {id(model.get_input_embeddings().weight), id(model.head.decoder.weight)}
     of_vocabulary = {name for name, parameter in model.named_parameters() if id(parameter) in rows}
-    stored = {}
-    for name, tensor in load_file(weights).items():
-        chosen = vocabulary_dtype if vocabulary_dtype and name in of_vocabulary else dtype
-        stored[name] = tensor.to(getattr(torch, chosen))
-        if not torch.isfinite(stored[name].float()).all():
-            raise ValueError(f"{chosen} cannot hold the weights of {name}; choose bfloat16 or float32.")
+    trained = load_file(weights)
+    dtypes = {name: (vocabulary_dtype if name in of_vocabulary else None) or dtype for name in trained}
+    stored = {name: tensor.to(getattr(torch, dtypes[name])) for name, tensor in trained.items()}
+    lost = [name for name, tensor in stored.items() if not torch.isfinite(tensor.float()).all()]
+    if lost:
+        small = " and ".join(sorted({dtypes[name] for name in lost}))
+        raise ValueError(f"{small} cannot hold the weights of {lost[:5]}; choose bfloat16 or float32.")
     save_file(stored, weights, metadata={"format": "pt"})
     config = json.loads((output / "config.json").read_text(encoding="utf-8"))
     (output / "README.md").write_text(str(render_card(output.name, config, card)), encoding="utf-8")

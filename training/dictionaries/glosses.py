@@ -32,16 +32,16 @@ class Dictionary:
     """Glosses gathered by word, in the order in which they came.
 
     Attributes:
-        entries: English glosses of each (language, word), with the first source that had the word.
+        entries: by language and word, the first source that had the word and its English glosses.
     """
 
-    entries: dict[tuple[str, str], tuple[str, list[str]]] = field(default_factory=dict)
+    entries: dict[str, dict[str, tuple[str, list[str]]]] = field(default_factory=dict)
 
     def add(self, glosses: Iterable[Gloss]) -> int:
         """Take glosses in; returns how many were new."""
         new = 0
         for gloss in glosses:
-            _, known = self.entries.setdefault((gloss.language, gloss.word), (gloss.source, []))
+            _, known = self.entries.setdefault(gloss.language, {}).setdefault(gloss.word, (gloss.source, []))
             if gloss.english not in known and len(known) < MAX_GLOSSES:
                 known.append(gloss.english)
                 new += 1
@@ -49,22 +49,18 @@ class Dictionary:
 
     def rows(self, language: str) -> Iterator[tuple[str, str, str]]:
         """(English glosses, word, source) of a language's words, what the files of parallel text hold."""
-        for (word_language, word), (source, english) in self.entries.items():
-            if word_language == language:
-                yield ", ".join(english), word, source
+        for word, (source, english) in self.entries.get(language, {}).items():
+            yield ", ".join(english), word, source
 
     @property
     def languages(self) -> list[str]:
         """Languages with any word, sorted."""
-        return sorted({language for language, _ in self.entries})
+        return sorted(self.entries)
 
 
 def clean(text: str) -> str:
     """A gloss without what stands in brackets, its edges' punctuation and the "to" of English verbs."""
-    before = None
-    while before != text:  # brackets may nest
-        before, text = text, _BRACKETED.sub(" ", text)
-    text = re.sub(r"\s+", " ", text.replace("~", " ")).strip(_EDGES)
+    text = re.sub(r"\s+", " ", _without_brackets(text).replace("~", " ")).strip(_EDGES)
     return re.sub(r"^(to|a|an|the) (?=\w)", "", text)
 
 
@@ -81,8 +77,12 @@ def usable(text: str) -> bool:
 
 
 def split(text: str) -> list[str]:
-    """The glosses of a line: "truth, veracity" are two."""
+    """The glosses of a line: "truth, veracity" are two; commas within brackets separate nothing."""
+    return [gloss for part in _SEPARATORS.split(_without_brackets(text)) if usable(gloss := clean(part))]
+
+
+def _without_brackets(text: str) -> str:
     before = None
-    while before != text:  # commas within brackets separate nothing
+    while before != text:  # they may nest
         before, text = text, _BRACKETED.sub(" ", text)
-    return [gloss for part in _SEPARATORS.split(text) if usable(gloss := clean(part))]
+    return text

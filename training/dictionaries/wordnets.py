@@ -19,11 +19,14 @@ def read_rowordnet(princeton: str | Path) -> Iterator[Gloss]:
         princeton: folder with WordNet 3.0's data.noun and so on (Debian's wordnet-base: /usr/share/wordnet).
 
     Raises:
-        ModuleNotFoundError: rowordnet is not installed.
+        ImportError: rowordnet is not installed, or setuptools is too new for it.
         FileNotFoundError: the folder lacks a file.
     """
-    import rowordnet
-
+    try:
+        import pkg_resources  # noqa: F401 - what rowordnet opens its data with, gone from setuptools 81
+        import rowordnet
+    except ModuleNotFoundError as error:
+        raise ImportError(f"Romanian WordNet needs {error.name}: pip install 'setuptools<81' rowordnet") from error
     english = {part: _synsets(Path(princeton) / name) for part, name in _FILES.items()}
     romanian = rowordnet.RoWordNet()
     for synset_id in romanian.synsets():

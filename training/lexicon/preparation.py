@@ -98,7 +98,7 @@ class PreparationSettings:
             raise ValueError(
                 f"fit_embeddings_rate must be above 0, got {self.fit_embeddings_rate}: a step moves embeddings so far."
             )
-        for name in ("dictionary_tokens", "dictionary_strength"):
+        for name in ("dictionary_words", "dictionary_tokens", "dictionary_strength"):
             if not getattr(self, name) > 0:
                 raise ValueError(
                     f"{name} must be above 0, got {getattr(self, name)}: to leave dictionaries out, give none."
@@ -160,16 +160,10 @@ def prepare(
     own_texts = [english[number] for number in own]
     tokens = sparse.vstack([tokens, token_presence(own_texts, source_tokenizer)], format="csr")
     terms = sparse.vstack([terms, english_terms[own]], format="csr")
-    table = ibm1(tokens, _weighted(terms, weights), settings.rounds)
+    table = ibm1(tokens, _content(terms, weights), settings.rounds)
     frequencies = np.asarray(tokens.sum(axis=0)).ravel()
     if words is not None:
-        rows = _balanced_rows(words, settings.dictionary_words, settings.seed)
-        tokens = token_presence(words.texts("other", rows), source_tokenizer)
-        short = np.diff(tokens.indptr) <= settings.dictionary_tokens
-        tokens = sparse.csr_array(tokens[short])
-        terms = _weighted(token_presence(words.texts("english", rows[short]), pivot_tokenizer), weights)
-        prior = ibm1(tokens, terms, settings.rounds, min_count=1)
-        known = np.asarray(tokens.sum(axis=0)).ravel()
+        prior, known = _dictionary_table(words, source_tokenizer, pivot_tokenizer, weights, settings)
         table = with_prior(table, frequencies, prior, known, settings.dictionary_strength)
     logits = lexicon_logits(table, idf, settings.threshold, settings.power, settings.slope, settings.lexicon_scale)
     logger.info("lexicon: %d entries, %.1f a token", logits.nnz, logits.nnz / logits.shape[0])
@@ -190,11 +184,29 @@ def prepare(
     return model
 
 
-def _weighted(terms: sparse.csr_array, weights: np.ndarray) -> sparse.csr_array:
-    """Presence of terms without those that weigh nothing, stop words."""
-    terms.data *= (weights > 0)[terms.indices]
-    terms.eliminate_zeros()
-    return terms
+def _dictionary_table(
+    words: PairDataset,
+    source_tokenizer: PreTrainedTokenizerBase,
+    pivot_tokenizer: PreTrainedTokenizerBase,
+    weights: np.ndarray,
+    settings: PreparationSettings,
+) -> tuple[sparse.csr_array, np.ndarray]:
+    """How surely a token explains a term by dictionaries' short words [V_s, V_e]; how many have the token [V_s]."""
+    rows = _balanced_rows(words, settings.dictionary_words, settings.seed)
+    tokens = token_presence(words.texts("other", rows), source_tokenizer)
+    short = np.diff(tokens.indptr) <= settings.dictionary_tokens
+    tokens = sparse.csr_array(tokens[short])
+    terms = token_presence(words.texts("english", rows[short]), pivot_tokenizer)
+    table = ibm1(tokens, _content(terms, weights), settings.rounds, min_count=1)
+    return table, np.asarray(tokens.sum(axis=0)).ravel()
+
+
+def _content(terms: sparse.csr_array, weights: np.ndarray) -> sparse.csr_array:
+    """Presence of terms without stop words, which weigh nothing."""
+    kept = sparse.csr_array(terms, copy=True)
+    kept.data *= (weights > 0)[kept.indices]
+    kept.eliminate_zeros()
+    return kept
 
 
 def _balanced_rows(pairs: PairDataset, limit: int, seed: int, own_letters: float = 1.0) -> np.ndarray:

@@ -59,21 +59,20 @@ def shortened(texts: Views, dimensions: int) -> Views:
         texts: B texts.
         dimensions: how many of each text are kept, at most; more where the last ones are equal.
     """
-    rows, ids, values = texts.entries()
-    count = torch.bincount(rows, minlength=len(texts))
-    place = torch.arange(len(rows), device=rows.device) - (count.cumsum(0) - count)[rows]
-    source = values.new_zeros((len(texts), max(1, int(count.max())))).index_put((rows, place), values)
-    largest = torch.cat([view.detach().float() for view in (texts.pivot, source)], dim=1)
-    lowest = largest.topk(min(dimensions, largest.shape[1]), dim=1).values[:, -1]  # [B]
-    kept = Views(
-        torch.where(texts.pivot.float() >= lowest.unsqueeze(1), texts.pivot, 0.0),
-        texts.input_ids,
-        texts.weights,
-        texts.pooling,
-    )
-    chosen = values.detach().float() >= lowest[rows]
-    kept._entries = (rows[chosen], ids[chosen], values[chosen])
-    return kept
+    pivot = texts.pivot.detach()
+    rows, ids, values = (part.detach() for part in texts.entries())
+    counts = torch.bincount(rows, minlength=len(texts))
+    places = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    source = pivot.new_zeros((len(texts), dimensions + int(counts.max())))  # never fewer than are kept
+    source = source.index_put((rows, places), values.to(source.dtype))
+    largest = torch.cat([pivot.topk(min(dimensions, pivot.shape[1]), dim=1).values, source], dim=1)
+    lowest = largest.topk(dimensions, dim=1).values[:, -1:]  # [B, 1]
+    weights = texts.weights
+    if weights is not None:
+        chosen = values >= lowest[rows, 0]
+        keys = torch.arange(len(texts), device=rows.device).unsqueeze(1) * _IDS + texts.input_ids  # [B, n]
+        weights = torch.where(torch.isin(keys, rows[chosen] * _IDS + ids[chosen]), weights, 0.0)
+    return Views(torch.where(pivot >= lowest, texts.pivot, 0.0), texts.input_ids, weights, texts.pooling)
 
 
 def scores(queries: Views, documents: Views, views: ViewChoice = "both") -> Tensor:
