@@ -129,10 +129,10 @@ def prepare(
     """
     output = Path(output)
     torch.manual_seed(settings.seed)
+    words = load_pairs([SourceSpec.parse(path) for path in dictionaries]) if dictionaries else None
     pairs = load_pairs([SourceSpec.parse(path) for path in data], exclude_sources)
     english = sorted(set(pairs.texts("english")))
     logger.info("%d pairs, %d distinct English texts", len(pairs), len(english))
-    words = load_pairs([SourceSpec.parse(path) for path in dictionaries]) if dictionaries else None
 
     texts = _tokenizer_texts(pairs, english, settings)
     if words is not None:
