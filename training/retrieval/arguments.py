@@ -303,6 +303,11 @@ class SctArguments(StageArguments):
         return steps_of(getattr(self, f"{side}_sparsity_warmup_steps"), total_steps)
 
     @property
+    def head_rate(self) -> float:
+        """The learning rate that the head has."""
+        return self.learning_rate if self.head_learning_rate is None else self.head_learning_rate
+
+    @property
     def in_batch(self) -> bool:
         """Whether a loss looks at the passages of other questions."""
         weights = (self.infonce_weight, self.pivot_infonce_weight, self.short_infonce_weight, self.clear_weight)

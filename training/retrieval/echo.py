@@ -26,6 +26,24 @@ def remove_echo(model: MilcoForSparseEncoding) -> None:
     decoder.out_features, decoder.echo_row = terms, False
 
 
+def check_echo_rate(model: MilcoForSparseEncoding, rate: float, head_rate: float) -> None:
+    """Refuse a rate that [ECHO], a row of the decoder or a layer of its own, cannot have.
+
+    Raises:
+        ValueError: the model has no [ECHO], or does not train it; or the head's rate is 0, so that no step of the row
+            can be scaled.
+    """
+    setting = f"echo_learning_rate is {rate}"
+    if not model.config.echo:
+        raise ValueError(f"{setting}, but the model has no [ECHO], as with source_view: false; set it to null.")
+    row = model.echo is None
+    trained = model.head.decoder if row else model.echo
+    if not all(parameter.requires_grad for parameter in trained.parameters()):
+        raise ValueError(f"{setting}, but [ECHO] learns with the head, which train leaves out.")
+    if row and not head_rate > 0:
+        raise ValueError(f"{setting}, but head_learning_rate is {head_rate}: set it above 0.")
+
+
 class EchoRate:
     """A learning rate of its own for [ECHO], which is one row of the decoder and so no parameter group.
 
@@ -38,20 +56,13 @@ class EchoRate:
         head_rate: the rate of the parameter group that the decoder is in.
 
     Raises:
-        ValueError: the head's rate is 0, so that no step can be scaled; or the model has no such row, or does not train
-            it.
+        ValueError: see `check_echo_rate`.
     """
 
     def __init__(self, model: MilcoForSparseEncoding, rate: float, head_rate: float) -> None:
-        decoder = model.head.decoder
-        if not decoder.echo_row:
-            raise ValueError(f"echo_learning_rate is {rate}, but the decoder has no [ECHO] row; leave it out.")
-        if not head_rate > 0:
-            raise ValueError(f"echo_learning_rate is {rate}, but head_learning_rate is {head_rate}: set it above 0.")
-        if not decoder.weight.requires_grad:
-            raise ValueError(f"echo_learning_rate is {rate}, but [ECHO] is part of the head, which train leaves out.")
+        check_echo_rate(model, rate, head_rate)
         self.ratio = rate / head_rate
-        self.decoder = decoder
+        self.decoder = model.head.decoder
         self.rows: list[Tensor] = []
         self.before: list[Tensor] = []
 

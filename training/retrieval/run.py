@@ -20,7 +20,7 @@ from milco_hf.training.retrieval.batches import RowSampler, row_lengths
 from milco_hf.training.retrieval.candidates import CandidateDataset
 from milco_hf.training.retrieval.collator import CandidateCollator
 from milco_hf.training.retrieval.dataset import RetrievalDataset
-from milco_hf.training.retrieval.echo import remove_echo
+from milco_hf.training.retrieval.echo import check_echo_rate, remove_echo
 from milco_hf.training.retrieval.false_negatives import treat_false_negatives
 from milco_hf.training.retrieval.loading import describe, load_rows
 from milco_hf.training.retrieval.lora import add_lora
@@ -62,6 +62,8 @@ def run_sct(model_args: SctModelArguments, data_args: SctDataArguments, args: Sc
     check_aligned(MilcoConfig.from_pretrained(model_args.model), model_args)
     tokenizer = AutoTokenizer.from_pretrained(model_args.model)
     model = open_student(model_args)
+    if args.echo_learning_rate is not None:  # before minutes of reading data
+        check_echo_rate(model, args.echo_learning_rate, args.head_rate)
     longest = model.config.max_position_embeddings
     query_length, document_length, parallel_length = (
         length if longest is None else min(length, longest)

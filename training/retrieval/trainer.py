@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from milco_hf.training.retrieval.arguments import SctArguments
 from milco_hf.training.retrieval.collapse import collapse_warnings, top_term_overlap
 from milco_hf.training.retrieval.dataset import RetrievalDataset
-from milco_hf.training.retrieval.echo import EchoRate
+from milco_hf.training.retrieval.echo import EchoRate, check_echo_rate
 from milco_hf.training.retrieval.evaluation import LanguageRetrieval, evaluate_retrieval, summarize
 from milco_hf.training.retrieval.gradcache import CachedTexts, Encode
 from milco_hf.training.retrieval.lora import has_lora, load_adapter, merged_state, save_adapter
@@ -67,27 +67,26 @@ class SctTrainer(StageTrainer):
         """`StageTrainer`'s, with [ECHO]'s own learning rate where `echo_learning_rate` is set.
 
         Raises:
-            ValueError: that cannot be, see `EchoRate`; or parameters are flattened.
+            ValueError: that cannot be, see `check_echo_rate`; or parameters are flattened.
         """
         made = self.optimizer is None
         optimizer = super().create_optimizer(model)
         rate = self.args.echo_learning_rate
         unwrapped = self.accelerator.unwrap_model(self.model if model is None else model)
-        if made and rate is not None and unwrapped.echo is not None:  # a layer, and so a parameter group
-            if not any(parameter.requires_grad for parameter in unwrapped.echo.parameters()):
-                raise ValueError(
-                    f"echo_learning_rate is {rate}, but [ECHO] learns with the head, which train leaves out."
-                )
-        elif made and rate is not None:
-            fsdp = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
-            if self.is_deepspeed_enabled or (fsdp is not None and fsdp.fsdp_version == 1):
-                raise ValueError(
-                    f"echo_learning_rate is {rate}, but DeepSpeed and FSDP 1 flatten the decoder, and [ECHO]'s row is "
-                    "then out of reach. Use FSDP 2 (training/accelerate/fsdp2.yaml) or DDP, or leave it out."
-                )
-            head = self.args.learning_rate if self.args.head_learning_rate is None else self.args.head_learning_rate
-            EchoRate(unwrapped, rate, head).attach(optimizer)
+        if made and rate is not None:
+            check_echo_rate(unwrapped, rate, self.args.head_rate)
+            if unwrapped.echo is None:  # a row of the decoder; as a layer it is a parameter group
+                self._check_rows_are_whole(rate)
+                EchoRate(unwrapped, rate, self.args.head_rate).attach(optimizer)
         return optimizer
+
+    def _check_rows_are_whole(self, rate: float) -> None:
+        fsdp = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if self.is_deepspeed_enabled or (fsdp is not None and fsdp.fsdp_version == 1):
+            raise ValueError(
+                f"echo_learning_rate is {rate}, but DeepSpeed and FSDP 1 flatten the decoder, and [ECHO]'s row is "
+                "then out of reach. Use FSDP 2 (training/accelerate/fsdp2.yaml) or DDP, or leave it out."
+            )
 
     # ---- loss ----
 
