@@ -95,7 +95,7 @@ def main() -> None:
 
     # all variants with one seed before the next seed, so that what is there is comparable at any time
     work = [
-        (name, seed, {**recipe, **chosen.shared, **own, "seed": seed})
+        (name, seed, settings_of(recipe, chosen.shared, own, seed))
         for seed in options.seeds
         for name, own in chosen.variants.items()
     ]
@@ -108,6 +108,14 @@ def main() -> None:
     settings = {key: str(value) for key, value in vars(options).items()}
     content = {"what": "variants", "settings": settings, "environment": before, "runs": by_variant}
     write_json(options.output / f"{options.variants.stem}.json", content)
+
+
+def settings_of(recipe: dict, shared: dict, own: dict, seed: int) -> dict:
+    """What the stage's script is given; where steps are counted, no clock lowers the rates or ends the run."""
+    settings = {**recipe, **shared, **own, "seed": seed}
+    if "max_steps" in shared or "max_steps" in own:
+        settings.pop("max_minutes", None)
+    return settings
 
 
 def measured(name: str, seed: int, settings: dict, stage: str, options: argparse.Namespace) -> dict:

@@ -87,6 +87,17 @@ def test_every_setting_of_the_variants_that_come_with_it_exists(bench, path):
         assert {**read.shared, **own}.keys() <= known
 
 
+def test_a_recipe_of_some_minutes_runs_by_steps_where_variants_count_them(bench):
+    recipe = {"max_minutes": 20, "learning_rate": 1e-3}
+    assert bench.settings_of(recipe, {"max_steps": 5}, {"learning_rate": 1e-4}, 1) == {
+        "max_steps": 5,
+        "learning_rate": 1e-4,
+        "seed": 1,
+    }
+    assert bench.settings_of(recipe, {}, {"max_steps": 5}, 1)["max_steps"] == 5
+    assert bench.settings_of(recipe, {}, {}, 1) == {**recipe, "seed": 1}
+
+
 def test_a_run_that_is_there_with_other_settings_is_not_taken_for_this_one(bench, tmp_path):
     folder = tmp_path / "plain-0"
     folder.mkdir()
