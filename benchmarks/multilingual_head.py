@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,9 @@ import milco_hf
 from milco_hf.assembly import assemble, milco_tokenizer, write_checkpoint
 from milco_hf.model_card import CardDetails
 from milco_hf.modeling import MilcoConfig
-from milco_hf.training.data.files import find_files, read_pairs
+from milco_hf.training.data.pairs import load_pairs
+from milco_hf.training.data.sources import SourceSpec
 from milco_hf.training.lexicon.association import token_presence
-
-logger = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -44,7 +44,8 @@ def main() -> None:
 
     encoder = milco_hf.load(options.checkpoint).transformers_model.encoder
     source = AutoTokenizer.from_pretrained(options.tokenizers / "source-tokenizer")
-    chosen = frequent_tokens(source, texts_of(options.data, options.pairs), options.terms)
+    pairs = load_pairs([SourceSpec(options.data, max_pairs=options.pairs)])
+    chosen = frequent_tokens(source, [*pairs.texts("other"), *pairs.texts("english")], options.terms)
     width = encoder.config.hidden_size
     config = MilcoConfig(
         encoder_config=encoder.config,
@@ -60,20 +61,7 @@ def main() -> None:
     write_checkpoint(model, tokenizer, options.output, CardDetails())
 
 
-def texts_of(data: str, pairs: int) -> list[str]:
-    """Both sides of the first `pairs` pairs of every language."""
-    counts: dict[str, int] = {}
-    texts = []
-    for file in find_files(data):
-        for pair in read_pairs(file):
-            counts[pair.language] = counts.get(pair.language, 0) + 1
-            if counts[pair.language] <= pairs:
-                texts += [pair.other, pair.english]
-    logger.info("%d texts of %d languages and their English", len(texts), len(counts))
-    return texts
-
-
-def frequent_tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str], number: int) -> list[int]:
+def frequent_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], number: int) -> list[int]:
     """The tokens that most texts have, special ones left out, in the order of their ids."""
     presence = token_presence(texts, tokenizer)
     texts_with = np.asarray(presence.sum(axis=0)).ravel()

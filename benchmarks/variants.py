@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 
 import torch
 import yaml
@@ -99,8 +100,19 @@ def main() -> None:
         for seed in options.seeds
         for name, own in chosen.variants.items()
     ]
+    failed = Event()
+
+    def run(item: tuple[str, int, dict]) -> dict:
+        if failed.is_set():  # else the next run, of many minutes, would begin before the error is shown
+            raise SystemExit(f"{item[0]}, seed {item[1]}, was not run, since another failed")
+        try:
+            return measured(*item, chosen.stage, options)
+        except BaseException:
+            failed.set()
+            raise
+
     with ThreadPoolExecutor(options.jobs) as pool:
-        found = list(pool.map(lambda item: measured(*item, chosen.stage, options), work))
+        found = list(pool.map(run, work))
     by_variant: dict[str, list[dict]] = {}
     for (name, _, _), numbers in zip(work, found, strict=True):
         by_variant.setdefault(name, []).append(numbers)

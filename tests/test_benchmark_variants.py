@@ -107,3 +107,20 @@ def test_a_run_that_is_there_with_other_settings_is_not_taken_for_this_one(bench
     assert bench.measured("plain", 0, {"max_steps": 5, "seed": 0}, "sct", options) == {"within": 0.5}
     with pytest.raises(SystemExit, match="was run with other settings"):
         bench.measured("plain", 0, {"max_steps": 6, "seed": 0}, "sct", options)
+
+
+def test_after_a_run_that_failed_none_is_begun(bench, tmp_path, monkeypatch):
+    (tmp_path / "recipe.yaml").write_text("seed: 0")
+    (tmp_path / "v.yaml").write_text("stage: sct\nvariants: {first: {}, second: {}, third: {}}")
+    begun = []
+
+    def measured(name, *rest):
+        begun.append(name)
+        raise SystemExit(f"{name} failed")
+
+    monkeypatch.setattr(bench, "measured", measured)
+    line = [tmp_path / "recipe.yaml", tmp_path / "v.yaml", "--data", "x", "--output", tmp_path / "out", "--seeds", "0"]
+    monkeypatch.setattr("sys.argv", ["variants.py", *map(str, line)])
+    with pytest.raises(SystemExit, match="first failed"):
+        bench.main()
+    assert begun == ["first"]

@@ -94,7 +94,7 @@ def test_weights_that_half_precision_cannot_hold_are_refused(tmp_path):
         model.head.norm.weight[0] = 1e6
     model.save_pretrained(tmp_path / "large")
     tiny.tokenizer().save_pretrained(tmp_path / "large")
-    with pytest.raises(ValueError, match=r"float16 cannot hold the weights of \['head.norm.weight'\]"):
+    with pytest.raises(ValueError, match=r"float16 cannot hold the weights of head.norm.weight; choose"):
         finish(tmp_path / "large", tmp_path / "out")
 
 

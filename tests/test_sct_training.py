@@ -294,11 +294,8 @@ def test_an_echo_learning_rate_that_cannot_work(places, tmp_path):
     for flags, message in (
         (("--echo_learning_rate", "-1"), "echo_learning_rate must not be negative"),
         (("--echo_learning_rate", "1", "--head_learning_rate", "0"), "head_learning_rate is 0.0: set it above 0"),
-        (
-            ("--echo_learning_rate", "1", "--source_view", "false"),
-            "no .ECHO., as with source_view: false; set it to null",
-        ),
-        (("--echo_learning_rate", "1", "--train", "encoder"), "learns with the head, which train leaves out"),
+        (("--echo_learning_rate", "1", "--source_view", "false"), "the decoder has no .ECHO. row; leave it out"),
+        (("--echo_learning_rate", "1", "--train", "encoder"), "part of the head, which train leaves out"),
     ):
         with pytest.raises(ValueError, match=message):
             s.train(*places, tmp_path, *flags)

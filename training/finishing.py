@@ -79,7 +79,7 @@ def finish(
     lost = [name for name, tensor in stored.items() if not torch.isfinite(tensor.float()).all()]
     if lost:
         small = " and ".join(sorted({dtypes[name] for name in lost}))
-        raise ValueError(f"{small} cannot hold the weights of {lost[:5]}; choose bfloat16 or float32.")
+        raise ValueError(f"{small} cannot hold the weights of {', '.join(lost[:5])}; choose bfloat16 or float32.")
     save_file(stored, weights, metadata={"format": "pt"})
     config = json.loads((output / "config.json").read_text(encoding="utf-8"))
     (output / "README.md").write_text(str(render_card(output.name, config, card)), encoding="utf-8")

@@ -35,11 +35,14 @@ def check_echo_rate(model: MilcoForSparseEncoding, rate: float, head_rate: float
     """
     setting = f"echo_learning_rate is {rate}"
     if not model.config.echo:
-        raise ValueError(f"{setting}, but the model has no [ECHO], as with source_view: false; set it to null.")
+        raise ValueError(
+            f"{setting}, but the decoder has no [ECHO] row; leave it out (null), as with source_view: false."
+        )
     row = model.echo is None
     trained = model.head.decoder if row else model.echo
     if not all(parameter.requires_grad for parameter in trained.parameters()):
-        raise ValueError(f"{setting}, but [ECHO] learns with the head, which train leaves out.")
+        place = "is part of" if row else "learns with"
+        raise ValueError(f"{setting}, but [ECHO] {place} the head, which train leaves out.")
     if row and not head_rate > 0:
         raise ValueError(f"{setting}, but head_learning_rate is {head_rate}: set it above 0.")
 
@@ -53,14 +56,10 @@ class EchoRate:
     Args:
         model: with [ECHO] in the decoder; its parameters may be sharded (FSDP2).
         rate: [ECHO]'s learning rate.
-        head_rate: the rate of the parameter group that the decoder is in.
-
-    Raises:
-        ValueError: see `check_echo_rate`.
+        head_rate: the rate of the parameter group that the decoder is in; see `check_echo_rate` for both.
     """
 
     def __init__(self, model: MilcoForSparseEncoding, rate: float, head_rate: float) -> None:
-        check_echo_rate(model, rate, head_rate)
         self.ratio = rate / head_rate
         self.decoder = model.head.decoder
         self.rows: list[Tensor] = []
