@@ -25,6 +25,25 @@ def bundled_checkpoints() -> list[str]:
     return sorted(config.parent.name for config in _BUNDLED.glob("*/config.json"))
 
 
+def checkpoint_place(name_or_path: str | Path) -> str:
+    """The folder of a checkpoint, a bundled one's as well, or the Hub id that it is.
+
+    Raises:
+        FileNotFoundError: It is none of these.
+        ValueError: The folder holds another kind of model.
+    """
+    name = str(name_or_path)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        _check_folder(folder)
+        return str(folder)
+    if name in bundled_checkpoints():
+        return str(_BUNDLED / name)
+    if not _may_be_hub_id(name):
+        raise FileNotFoundError(_not_found(name, "it is no folder and no bundled checkpoint"))
+    return name
+
+
 def load(name_or_path: str | Path = "milco-mini", **kwargs: Any) -> SparseEncoder:
     """Loads a MILCO checkpoint.
 
@@ -42,13 +61,7 @@ def load(name_or_path: str | Path = "milco-mini", **kwargs: Any) -> SparseEncode
         ValueError: The folder holds another kind of model, or a revision is asked of what does not lie on the Hub.
     """
     name = str(name_or_path)
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        _check_folder(folder)
-    elif name in bundled_checkpoints():
-        folder = _BUNDLED / name
-    elif not _may_be_hub_id(name):
-        raise FileNotFoundError(_not_found(name, "it is no folder and no bundled checkpoint"))
+    folder = Path(checkpoint_place(name))
     if folder.is_dir():
         if (revision := kwargs.get("revision")) is not None:
             raise ValueError(f"Only Hub ids have revisions, and {name} is none: leave revision={revision!r} away.")

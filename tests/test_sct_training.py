@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ from transformers import AutoModel
 
 import helpers_sct as s
 import tiny
+from milco_hf.loading import checkpoint_place
 from milco_hf.training.retrieval import run
 from milco_hf.training.retrieval.echo import EchoRate
 from milco_hf.training.retrieval.gradcache import RandomState
@@ -517,3 +519,9 @@ def test_sources_are_mixed_by_weight(places, tmp_path):
     trainer = s.train(places[0], entries[0], tmp_path / "out", "--train_data", *entries, "--epoch_rows", "28")
     rows = [row for batch in trainer.sampler for row, _ in batch]
     assert sum(trainer.train_dataset.data.origins[rows] == 1) == 21
+
+
+def test_training_starts_from_a_bundled_name_and_says_what_a_missing_folder_is(places, tmp_path):
+    assert Path(checkpoint_place("milco-mini"), "config.json").is_file()
+    with pytest.raises(FileNotFoundError, match="runs/mini/nowhere"):
+        s.train("runs/mini/nowhere", places[1], tmp_path)

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from milco_hf.loading import checkpoint_place
 from milco_hf.modeling import MilcoForSparseEncoding
 from milco_hf.pivot_heads import pivot_files, read_pivot_head
 from milco_hf.training.arguments import DataArguments, ModelArguments, SapArguments, TeacherArguments
@@ -57,6 +58,7 @@ def run_sap(
     set_up(
         args, "training/sap.py", model=model_args.model, train_data=data_args.train_data, teacher=teacher_args.teacher
     )
+    model_args.model = checkpoint_place(model_args.model)
     tokenizer = AutoTokenizer.from_pretrained(model_args.model)
     model = load_model(model_args.model, model_args.attn_implementation)
     teacher = open_teacher(teacher_args, model.config.pivot_vocab_size)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from milco_hf.loading import checkpoint_place
 from milco_hf.modeling import MilcoConfig, MilcoForSparseEncoding
 from milco_hf.training.collator import ENGLISH, check_languages
 from milco_hf.training.data.lengths import pair_lengths
@@ -59,6 +60,7 @@ def run_sct(model_args: SctModelArguments, data_args: SctDataArguments, args: Sc
         ValueError: settings that cannot work; the message names them.
     """
     set_up(args, "training/sct.py", model=model_args.model, train_data=data_args.train_data)
+    model_args.model = checkpoint_place(model_args.model)
     check_aligned(MilcoConfig.from_pretrained(model_args.model), model_args)
     tokenizer = AutoTokenizer.from_pretrained(model_args.model)
     model = open_student(model_args)
